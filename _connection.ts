@@ -1,0 +1,350 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/**
+ * One framed TCP connection, as client and server both have it: reading, writing
+ * with the messages of a turn in one write, flow control, and closing.
+ */
+
+import { type Address, formatAddress } from "./_address.ts";
+import { MAX_TIMER } from "./_check.ts";
+import { ClosedError, reason } from "./_errors.ts";
+import {
+  checkMessage,
+  concat,
+  type Decoded,
+  encodeFrames,
+  FrameDecoder,
+  PIECE,
+} from "./_framing.ts";
+
+/** How long an end waits for a peer that takes nothing or does not close, in ms … */
+export const LINGER = 1_000;
+/** … and how long for one that takes little by little. */
+const MAX_LINGER = 10_000;
+
+/** Where input goes that nobody wants any more; what several ends read there may mix. */
+let sink: Uint8Array<ArrayBuffer> | undefined;
+
+/** What a {@linkcode Connection} is made with. */
+export interface ConnectionOptions {
+  /** The other end. */
+  remoteAddress: Address;
+  /** The longest message either way, in bytes. */
+  maxMessageBytes: number;
+  /** After how many milliseconds without a byte from the peer to give it up; 0 = never. */
+  idleTimeout: number;
+}
+
+/** Messages that leave together: text to encode, or frames that are encoded already. */
+interface Batch {
+  texts: string[];
+  frames: Uint8Array<ArrayBuffer>[];
+  size: number;
+  /** Whether more may join: it is not being written yet. */
+  open: boolean;
+  written: Promise<void>;
+}
+
+/** One framed TCP connection. */
+export class Connection {
+  /** The other end. */
+  readonly remoteAddress: Address;
+  readonly #conn: Deno.TcpConn;
+  readonly #decoder: FrameDecoder;
+  readonly #maxMessageBytes: number;
+  #last: Batch | undefined;
+  #unsent = 0;
+  #progress = 0;
+  #ended = false;
+  /** Whether this side ended it first. */
+  #left = false;
+  #fault: unknown;
+  #sendFault: unknown;
+  #closed: Promise<void> | undefined;
+  #reading = false;
+  readonly #idleTimeout: number;
+  #idleTimer: ReturnType<typeof setTimeout> | undefined;
+  #active = 0;
+
+  /**
+   * @param conn The socket, which belongs to the connection from here on.
+   * @param options Address and limits.
+   */
+  constructor(conn: Deno.TcpConn, options: ConnectionOptions) {
+    this.#conn = conn;
+    this.remoteAddress = options.remoteAddress;
+    this.#maxMessageBytes = options.maxMessageBytes;
+    this.#decoder = new FrameDecoder(options.maxMessageBytes);
+    this.#idleTimeout = options.idleTimeout;
+    if (this.#idleTimeout > 0) this.#watch();
+    try {
+      conn.setNoDelay(true);
+      conn.setKeepAlive(true);
+    } catch {
+      // The peer is gone already, and the first read will tell.
+    }
+  }
+
+  /** Gives the peer up when it has been silent for too long. */
+  #watch(): void {
+    const now = performance.now();
+    // Neither read nor to be written to: the silence is this side's.
+    if (!this.#reading && this.#unsent === 0) this.#active = now;
+    const left = this.#active + this.#idleTimeout - now;
+    if (left <= 0) {
+      const limit = `${this.#idleTimeout} ms`;
+      return this.destroy(
+        new Deno.errors.TimedOut(`nothing came for ${limit}`),
+      );
+    }
+    const timer = setTimeout(() => this.#watch(), Math.min(left, MAX_TIMER));
+    Deno.unrefTimer(timer);
+    this.#idleTimer = timer;
+  }
+
+  /** Whether messages can be sent: neither side has ended it, nor a fault. */
+  get open(): boolean {
+    return this.#closed === undefined && !this.#ended &&
+      this.#sendFault === undefined;
+  }
+
+  /** What broke it, if anything did. */
+  get fault(): unknown {
+    return this.#fault ?? this.#sendFault;
+  }
+
+  /** Bytes handed to {@linkcode post} that the kernel has not taken, text counted by its length. */
+  get unsent(): number {
+    return this.#unsent;
+  }
+
+  /** Lets the process end while a read is pending, or not. */
+  hold(held: boolean): void {
+    if (held) this.#conn.ref();
+    else this.#conn.unref();
+  }
+
+  /** Whether {@linkcode take} may have more: if not, it is time to read. */
+  get unscanned(): boolean {
+    return this.#decoder.unscanned;
+  }
+
+  /** Messages that have arrived whole; throws what {@linkcode FrameDecoder.take} throws. */
+  take(): Decoded | undefined {
+    return this.#decoder.take();
+  }
+
+  /** Reads once; false at the end. Never rejects: {@linkcode fault} tells what went wrong. */
+  async read(): Promise<boolean> {
+    if (this.#ended || this.#closed) return false;
+    this.#reading = true;
+    this.#touch();
+    try {
+      const count = await this.#conn.read(this.#decoder.room());
+      if (count === null) this.#ended = true;
+      else this.#decoder.fill(count);
+    } catch (error) {
+      this.#ended = true;
+      if (!this.#closed) this.#fault ??= error;
+    }
+    this.#reading = false;
+    this.#touch();
+    return !this.#ended && !this.#closed;
+  }
+
+  #touch(): void {
+    if (this.#idleTimeout > 0) this.#active = performance.now();
+  }
+
+  /**
+   * Sends a message. Those of one turn of the event loop leave in one write, and
+   * while a write is under way those to come gather for the next.
+   *
+   * @returns Settles when the bytes are with the kernel, or will never be.
+   * @throws {TypeError | MessageTooLargeError | ClosedError}
+   */
+  post(message: string | Uint8Array<ArrayBuffer>): Promise<void> {
+    if (typeof message === "string") {
+      checkMessage(message, this.#maxMessageBytes);
+    }
+    if (!this.open) throw this.sendError();
+    const size = message.length + 1;
+    let batch = this.#last;
+    if (!batch?.open || !fits(batch, message)) {
+      batch = this.#begin();
+    }
+    if (typeof message === "string") batch.texts.push(message);
+    else batch.frames.push(message);
+    batch.size += size;
+    this.#unsent += size;
+    return batch.written;
+  }
+
+  #begin(): Batch {
+    const batch: Batch = {
+      texts: [],
+      frames: [],
+      size: 0,
+      open: true,
+      written: Promise.resolve(),
+    };
+    batch.written = this.#write(batch, this.#last?.written);
+    this.#last = batch;
+    return batch;
+  }
+
+  async #write(batch: Batch, before: Promise<void> | undefined): Promise<void> {
+    // Without a batch before it, this is where the rest of the turn joins.
+    await before;
+    batch.open = false;
+    try {
+      for (const piece of toPieces(batch)) await this.#writeAll(piece);
+    } catch (error) {
+      this.#sendFault ??= error;
+      this.#last = undefined;
+      this.#unsent = 0;
+      throw this.sendError();
+    }
+    this.#unsent -= batch.size;
+    if (this.#last === batch) this.#last = undefined;
+  }
+
+  async #writeAll(piece: Uint8Array<ArrayBuffer>): Promise<void> {
+    for (let rest = piece; rest.length > 0;) {
+      const count = await this.#conn.write(rest);
+      this.#progress += count;
+      if (!this.#reading) this.#touch();
+      if (count === rest.length) return;
+      rest = rest.subarray(count);
+    }
+  }
+
+  /** Settles when everything posted so far is with the kernel, or will never be. */
+  async flushed(): Promise<void> {
+    await this.#last?.written.catch(() => {});
+  }
+
+  /**
+   * Ends the connection in order: sends what was posted, tells the peer, reads and
+   * drops what is still coming (closing with unread input makes Linux send RST,
+   * which can destroy what the peer has not read yet), until the peer closes too or
+   * time is up. Never rejects.
+   */
+  close(): Promise<void> {
+    if (this.#closed === undefined) this.#left = !this.#ended;
+    return this.#closed ??= this.#end();
+  }
+
+  async #end(): Promise<void> {
+    this.#conn.ref();
+    try {
+      if (await this.#flush()) {
+        await this.#conn.closeWrite();
+        await this.#drain();
+      }
+    } catch {
+      // The peer or a fault was faster: there is nothing left to end in order.
+    }
+    this.#release();
+  }
+
+  /** Whether all is with the kernel; gives up on a peer that takes nothing. */
+  async #flush(): Promise<boolean> {
+    const end = performance.now() + MAX_LINGER;
+    for (let seen = -1; this.#last !== undefined; seen = this.#progress) {
+      if (seen === this.#progress || performance.now() > end) return false;
+      await within(LINGER, this.flushed());
+    }
+    return this.#sendFault === undefined;
+  }
+
+  async #drain(): Promise<void> {
+    if (this.#ended) return;
+    sink ??= new Uint8Array(PIECE);
+    const timer = setTimeout(() => this.#release(), LINGER);
+    try {
+      while (await this.#conn.read(sink) !== null);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Ends the connection at once. What is on the way may be lost. */
+  destroy(fault: unknown): void {
+    this.#fault ??= fault;
+    this.#closed ??= Promise.resolve();
+    this.#release();
+  }
+
+  #release(): void {
+    clearTimeout(this.#idleTimer);
+    try {
+      this.#conn.close();
+    } catch {
+      // It is closed already.
+    }
+  }
+
+  /** Why nothing can be sent any more. */
+  sendError(): ClosedError {
+    return this.#closedError("send to", new Uint8Array(0));
+  }
+
+  /** Why nothing more can be received, once everything whole is. */
+  receiveError(): ClosedError {
+    const cut = !this.#left && (this.#ended || this.#fault !== undefined);
+    const incomplete = cut ? this.#decoder.incomplete() : new Uint8Array(0);
+    return this.#closedError("receive from", incomplete);
+  }
+
+  /** What to tell about the end, where it was not an orderly one. */
+  endError(): Error | undefined {
+    if (this.fault instanceof Error) return this.fault;
+    const error = this.receiveError();
+    return error.incomplete.length > 0 ? error : undefined;
+  }
+
+  #closedError(what: string, incomplete: Uint8Array): ClosedError {
+    const cannot = `Cannot ${what} ${formatAddress(this.remoteAddress)}`;
+    const cause = this.#fault ?? this.#sendFault;
+    if (cause !== undefined) {
+      return new ClosedError(`${cannot}: ${reason(cause)}`, {
+        cause,
+        incomplete,
+      });
+    }
+    if (this.#left || !this.#ended) {
+      return new ClosedError(`${cannot}: the connection is closed`);
+    }
+    const where = incomplete.length > 0 ? " in the middle of a message" : "";
+    return new ClosedError(
+      `${cannot}: the peer has closed the connection${where}`,
+      {
+        incomplete,
+      },
+    );
+  }
+}
+
+function fits(batch: Batch, message: string | Uint8Array): boolean {
+  const kind = typeof message === "string" ? batch.frames : batch.texts;
+  return kind.length === 0 && batch.size + message.length < PIECE;
+}
+
+function toPieces(batch: Batch): Iterable<Uint8Array<ArrayBuffer>> {
+  if (batch.texts.length > 0) return encodeFrames(batch.texts);
+  return batch.frames.length === 1 ? batch.frames : [concat(batch.frames)];
+}
+
+/** Waits for a promise that does not reject, for so many milliseconds at the most. */
+export async function within(
+  ms: number,
+  promise: Promise<void>,
+): Promise<void> {
+  let timer;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([promise, timeout]);
+  clearTimeout(timer);
+}

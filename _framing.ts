@@ -1,0 +1,520 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/**
+ * Bytes to messages and back: each message is UTF-8, ended by one byte 0x03.
+ *
+ * What is decoded at once bounds what a kept message pins, since V8 makes a slice
+ * of a longer string hold on to all of it: messages up to 4 KiB are decoded with
+ * their neighbours, a window at a time, and a longer one alone.
+ */
+
+import { checkInteger, checkOptions, show } from "./_check.ts";
+import {
+  ClosedError,
+  InvalidMessageError,
+  MessageTooLargeError,
+} from "./_errors.ts";
+
+const TERMINATOR = 0x03;
+const TERMINATOR_TEXT = "\x03";
+
+/** Bytes decoded at once where messages are short. */
+const WINDOW = 4096;
+/** Bytes decoded at once within a long message. */
+const LONG_WINDOW = 16384;
+/** Room to read into: at first, and at the most. */
+const MIN_ROOM = 1024;
+const MAX_ROOM = 65536;
+/** Reads in a row that leave three quarters of the room empty before it is halved. */
+const SMALL_READS = 8;
+/** The most bytes in one write. */
+export const PIECE = 65536;
+/** V8's longest string is 2^29 - 24 units; no UTF-8 text has more units than bytes. */
+const LONGEST = 2 ** 29 - 24;
+
+/** The default of every `maxMessageBytes`. */
+export const DEFAULT_MAX_MESSAGE_BYTES = 1_048_576;
+
+/** Without `fatal` decoding is five times faster; U+FFFD tells where to look closer. */
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+const strictDecoder = new TextDecoder("utf-8", {
+  ignoreBOM: true,
+  fatal: true,
+});
+const encoder = new TextEncoder();
+
+/** Throws unless `value` can be a `maxMessageBytes`. */
+export function checkMaxMessageBytes(value: number): void {
+  checkInteger("maxMessageBytes", value, 1, LONGEST);
+}
+
+/** Messages in the order they arrived, and in the place of each that is not UTF-8 its error. */
+export type Decoded = (string | InvalidMessageError)[];
+
+/**
+ * Turns bytes into messages. Bytes are read straight into {@linkcode FrameDecoder.room}
+ * and taken out as messages a window at a time; each is scanned and decoded once.
+ */
+export class FrameDecoder {
+  readonly #limit: number;
+  #buffer = new Uint8Array(MIN_ROOM);
+  /** Bytes held and not decoded are those from #start to #end … */
+  #start = 0;
+  #end = 0;
+  /** … and up to here they have no terminator. */
+  #scanned = 0;
+  #wanted = MIN_ROOM;
+  #smallReads = 0;
+  /** What is decoded of a long message: its bytes so far, and its text … */
+  #longBytes = 0;
+  #longText = "";
+  /** … or, from the first U+FFFD on, the bytes themselves. */
+  #longParts: Uint8Array[] | undefined;
+
+  /** @param maxMessageBytes The longest message to accept, in bytes. */
+  constructor(maxMessageBytes: number) {
+    checkMaxMessageBytes(maxMessageBytes);
+    this.#limit = maxMessageBytes;
+  }
+
+  /** Where to read to next: at least one byte, valid until the next call. */
+  room(): Uint8Array<ArrayBuffer> {
+    const held = this.#end - this.#start;
+    let size = this.#wanted;
+    while (size < held * 2) size *= 2;
+    if (this.#buffer.length !== size) {
+      const buffer = new Uint8Array(size);
+      buffer.set(this.#buffer.subarray(this.#start, this.#end));
+      this.#buffer = buffer;
+      this.#moved(held);
+    } else if (this.#start > 0) {
+      this.#buffer.copyWithin(0, this.#start, this.#end);
+      this.#moved(held);
+    }
+    return this.#buffer.subarray(held);
+  }
+
+  #moved(held: number): void {
+    this.#scanned = Math.max(0, this.#scanned - this.#start);
+    this.#start = 0;
+    this.#end = held;
+  }
+
+  /** Tells that `count` bytes were read into the room. */
+  fill(count: number): void {
+    this.#end += count;
+    if (this.#end === this.#buffer.length) {
+      this.#wanted = Math.min(this.#wanted * 2, MAX_ROOM);
+      this.#smallReads = 0;
+    } else if (count > this.#wanted / 4) {
+      this.#smallReads = 0;
+    } else if (++this.#smallReads === SMALL_READS) {
+      this.#wanted = Math.max(this.#wanted / 2, MIN_ROOM);
+      this.#smallReads = 0;
+    }
+  }
+
+  /** Whether a look for a whole message can find one: false once all is scanned. */
+  get unscanned(): boolean {
+    return this.#end > Math.max(this.#start, this.#scanned);
+  }
+
+  /**
+   * The next messages, or undefined until there are more bytes.
+   *
+   * @throws {MessageTooLargeError} If the next message is over the limit. What
+   * came before it has been returned; nothing after it can be.
+   */
+  take(): Decoded | undefined {
+    while (this.unscanned) {
+      const from = Math.max(this.#start, this.#scanned);
+      if (this.#longBytes > 0 && this.#end - from >= WINDOW) {
+        const message = this.#takeLong();
+        if (message !== undefined) return [message];
+        continue;
+      }
+      const to = Math.min(this.#start + WINDOW, this.#end);
+      const last = this.#buffer.subarray(from, to).lastIndexOf(TERMINATOR);
+      this.#scanned = to;
+      if (last >= 0) return this.#takeWhole(from, from + last);
+      this.#checkSize(to - this.#start);
+      if (to - this.#start < WINDOW) return undefined;
+      const message = this.#takeLong();
+      if (message !== undefined) return [message];
+    }
+  }
+
+  /** All messages up to `last`; the first terminator is at `from` or behind it. */
+  #takeWhole(from: number, last: number): Decoded {
+    if (this.#longBytes > 0 || last - this.#start > this.#limit) {
+      return [this.#takeOne(this.#buffer.indexOf(TERMINATOR, from))];
+    }
+    const start = this.#start;
+    this.#start = last + 1;
+    const text = decoder.decode(this.#buffer.subarray(start, last));
+    const messages: Decoded = text.split(TERMINATOR_TEXT);
+    if (text.includes("\uFFFD")) this.#recheck(messages, start);
+    return messages;
+  }
+
+  /** U+FFFD was sent, or put in the place of bytes that are not UTF-8. */
+  #recheck(messages: Decoded, start: number): void {
+    for (let i = 0; i < messages.length; i++) {
+      const end = this.#buffer.indexOf(TERMINATOR, start);
+      if ((messages[i] as string).includes("\uFFFD")) {
+        messages[i] = strictly(this.#buffer.subarray(start, end));
+      }
+      start = end + 1;
+    }
+  }
+
+  /** Goes on with a long message; returns it when it ends in the next window. */
+  #takeLong(): string | InvalidMessageError | undefined {
+    const start = this.#start;
+    const end = this.#longParts
+      ? Math.min(start + LONG_WINDOW, this.#end)
+      : characterEnd(
+        this.#buffer,
+        start,
+        Math.min(start + LONG_WINDOW, this.#end),
+      );
+    const text = decoder.decode(this.#buffer.subarray(start, end));
+    const found = text.indexOf(TERMINATOR_TEXT);
+    if (found >= 0) {
+      // Only where a character is a byte, positions in the text are those in the buffer.
+      const at = text.length === end - start
+        ? start + found
+        : this.#buffer.indexOf(TERMINATOR, start);
+      return this.#takeOne(at);
+    }
+    this.#checkSize(end - start);
+    this.#keepLong(text, this.#buffer.subarray(start, end));
+    this.#start = this.#scanned = end;
+  }
+
+  #keepLong(text: string, bytes: Uint8Array): void {
+    this.#longBytes += bytes.length;
+    if (!this.#longParts && text.includes("\uFFFD")) {
+      this.#longParts = [encoder.encode(this.#longText)];
+      this.#longText = "";
+    }
+    if (this.#longParts) this.#longParts.push(bytes.slice());
+    else this.#longText += text;
+  }
+
+  /** The one message, long or not, whose terminator is at `at`. */
+  #takeOne(at: number): string | InvalidMessageError {
+    this.#checkSize(at - this.#start);
+    const bytes = this.#buffer.subarray(this.#start, at);
+    this.#keepLong(decoder.decode(bytes), bytes);
+    const parts = this.#longParts;
+    const message = parts ? strictly(concat(parts)) : this.#longText;
+    this.#start = this.#scanned = at + 1;
+    this.#longBytes = 0;
+    this.#longText = "";
+    this.#longParts = undefined;
+    return message;
+  }
+
+  #checkSize(more: number): void {
+    const size = this.#longBytes + more;
+    if (size <= this.#limit) return;
+    throw new MessageTooLargeError(
+      `Cannot receive a message of ${size} bytes or more: the limit is ${this.#limit} bytes`,
+      this.#limit,
+      size,
+    );
+  }
+
+  /** The bytes behind the last terminator. */
+  incomplete(): Uint8Array {
+    return concat([
+      ...(this.#longParts ?? [encoder.encode(this.#longText)]),
+      this.#buffer.subarray(this.#start, this.#end),
+    ]);
+  }
+}
+
+/** Where the last whole character before `end` ends; `end` itself where that can't be told. */
+function characterEnd(bytes: Uint8Array, start: number, end: number): number {
+  for (let i = end - 1; i >= Math.max(start, end - 4); i--) {
+    const byte = bytes[i] ?? 0;
+    if (byte < 0x80) return end;
+    if (byte >= 0xc0) {
+      const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+      return i + length > end ? i : end;
+    }
+  }
+  return end;
+}
+
+/** What a message is when its text has U+FFFD: that, or not UTF-8. */
+function strictly(bytes: Uint8Array): string | InvalidMessageError {
+  try {
+    return strictDecoder.decode(bytes);
+  } catch {
+    return new InvalidMessageError(
+      `Cannot decode a message of ${bytes.length} bytes: it is not UTF-8`,
+      bytes.slice(),
+    );
+  }
+}
+
+/** The message that a datagram is. */
+export function decodeDatagram(
+  bytes: Uint8Array,
+): string | InvalidMessageError {
+  const text = decoder.decode(bytes);
+  return text.includes("\uFFFD") ? strictly(bytes) : text;
+}
+
+/** Joins bytes into a buffer of their own. */
+export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  let size = 0;
+  for (const part of parts) size += part.length;
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** Throws unless `message` can be one: a string that UTF-8 has bytes for, within the limit. */
+export function checkText(message: string, limit: number): void {
+  if (typeof message !== "string") {
+    throw new TypeError(`Cannot send ${show(message)}: a message is a string`);
+  }
+  if (!message.isWellFormed()) {
+    throw new TypeError(
+      "Cannot send a message with a lone surrogate: UTF-8 has no bytes for it",
+    );
+  }
+  // A UTF-16 unit takes three bytes at the most.
+  if (message.length * 3 <= limit) return;
+  const size = byteLength(message);
+  if (size <= limit) return;
+  throw new MessageTooLargeError(
+    `Cannot send a message of ${size} bytes: the limit is ${limit} bytes`,
+    limit,
+    size,
+  );
+}
+
+/** The bytes of a message that {@linkcode checkText} let through, in a datagram. */
+export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
+  const wanted = Math.min(message.length * 3, PIECE);
+  if (arena.length < wanted) arena = new Uint8Array(PIECE);
+  const { written } = encoder.encodeInto(message, arena);
+  const datagram = arena.subarray(0, written);
+  arena = arena.subarray(written);
+  return datagram;
+}
+
+/** Throws unless `message` can be framed. */
+export function checkMessage(message: string, limit: number): void {
+  checkText(message, limit);
+  if (message.includes(TERMINATOR_TEXT)) {
+    throw new TypeError(
+      "Cannot send a message with U+0003: it ends a message on the wire",
+    );
+  }
+}
+
+/** Counts in pieces: a fresh buffer for a long message takes longer than its encoding. */
+function byteLength(message: string): number {
+  const scratch = new Uint8Array(PIECE);
+  let size = 0;
+  for (let at = 0; at < message.length;) {
+    const { read, written } = encoder.encodeInto(message.slice(at), scratch);
+    size += written;
+    at += read;
+  }
+  return size;
+}
+
+/**
+ * Encoding into a part of a large buffer is several times faster than a buffer for
+ * each message. It is never written to twice, so nothing need tell when a write ends.
+ */
+let arena = new Uint8Array(0);
+
+/** The frames of messages that {@linkcode checkMessage} let through, in pieces to write. */
+export function* encodeFrames(
+  messages: readonly string[],
+): Generator<Uint8Array<ArrayBuffer>> {
+  const text = messages.length === 1
+    ? messages[0] ?? ""
+    : messages.join(TERMINATOR_TEXT);
+  let at = 0;
+  for (let ended = false; !ended;) {
+    const wanted = Math.min((text.length - at) * 3 + 1, PIECE);
+    if (arena.length < wanted) arena = new Uint8Array(PIECE);
+    const { read, written } = encoder.encodeInto(
+      at ? text.slice(at) : text,
+      arena,
+    );
+    at += read;
+    let size = written;
+    if (at === text.length && size < arena.length) {
+      arena[size++] = TERMINATOR;
+      ended = true;
+    }
+    const piece = arena.subarray(0, size);
+    arena = arena.subarray(size);
+    yield piece;
+  }
+}
+
+/** One frame in one piece, to be written to several connections. */
+export function encodeFrame(message: string): Uint8Array<ArrayBuffer> {
+  const pieces = [...encodeFrames([message])];
+  const [only] = pieces;
+  return only && pieces.length === 1 ? only : concat(pieces);
+}
+
+/** How many frames end in these bytes. */
+export function countFrames(bytes: Uint8Array): number {
+  let count = 0;
+  for (
+    let at = bytes.indexOf(TERMINATOR);
+    at >= 0;
+    at = bytes.indexOf(TERMINATOR, at + 1)
+  ) {
+    count++;
+  }
+  return count;
+}
+
+/** Options of {@linkcode FrameDecoderStream} and {@linkcode FrameEncoderStream}. */
+export interface FrameStreamOptions {
+  /**
+   * The longest message, in bytes of UTF-8 without the terminator.
+   *
+   * @default {1_048_576}
+   */
+  maxMessageBytes?: number;
+}
+
+/**
+ * Turns the bytes of frames into messages, as the sockets of this module do, for
+ * byte streams that are not sockets: a serial device, a WebSocket, a file.
+ *
+ * The stream fails with {@linkcode InvalidMessageError} at a message that is not
+ * UTF-8, with {@linkcode MessageTooLargeError} at one over the limit, and with
+ * {@linkcode ClosedError} where it ends in the middle of a message; the messages
+ * before that have been passed on.
+ *
+ * @example Reading messages from a file
+ * ```ts
+ * import { FrameDecoderStream } from "@daystar/comm";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = await Deno.makeTempFile();
+ * await Deno.writeTextFile(path, "PICK\x03PLACE\x03");
+ *
+ * const file = await Deno.open(path);
+ * const messages = file.readable.pipeThrough(new FrameDecoderStream());
+ * assertEquals(await Array.fromAsync(messages), ["PICK", "PLACE"]);
+ *
+ * await Deno.remove(path);
+ * ```
+ */
+export class FrameDecoderStream extends TransformStream<Uint8Array, string> {
+  /**
+   * Constructs a new instance.
+   *
+   * @param options The longest message to accept.
+   * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 536,870,888.
+   */
+  constructor(options: FrameStreamOptions = {}) {
+    checkOptions(options);
+    const frames = new FrameDecoder(
+      options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
+    );
+    super({
+      transform(chunk, controller) {
+        for (const message of decodeChunk(frames, chunk)) {
+          controller.enqueue(message);
+        }
+      },
+      flush() {
+        const incomplete = frames.incomplete();
+        if (incomplete.length === 0) return;
+        throw new ClosedError(
+          `Cannot decode the last ${incomplete.length} bytes of a stream: it ended before their terminator`,
+          { incomplete },
+        );
+      },
+    });
+  }
+}
+
+function* decodeChunk(
+  frames: FrameDecoder,
+  chunk: Uint8Array,
+): Generator<string> {
+  if (!(chunk instanceof Uint8Array)) {
+    throw new TypeError(
+      `Cannot decode ${show(chunk)}: a chunk is a Uint8Array`,
+    );
+  }
+  for (let at = 0; at < chunk.length;) {
+    const room = frames.room();
+    const part = chunk.subarray(at, at + room.length);
+    room.set(part);
+    frames.fill(part.length);
+    at += part.length;
+    for (let messages = frames.take(); messages; messages = frames.take()) {
+      for (const message of messages) {
+        if (typeof message !== "string") throw message;
+        yield message;
+      }
+    }
+  }
+}
+
+/**
+ * Turns messages into the bytes of frames: UTF-8, each ended by a byte 0x03.
+ *
+ * The stream fails with {@linkcode TypeError} at a message that contains U+0003 or
+ * a lone surrogate or is not a string, and with {@linkcode MessageTooLargeError}
+ * at one over the limit.
+ *
+ * @example Writing messages to a file
+ * ```ts
+ * import { FrameEncoderStream } from "@daystar/comm";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const path = await Deno.makeTempFile();
+ *
+ * const file = await Deno.open(path, { write: true });
+ * await ReadableStream.from(["PICK", "PLACE"])
+ *   .pipeThrough(new FrameEncoderStream())
+ *   .pipeTo(file.writable);
+ * assertEquals(await Deno.readTextFile(path), "PICK\x03PLACE\x03");
+ *
+ * await Deno.remove(path);
+ * ```
+ */
+export class FrameEncoderStream extends TransformStream<string, Uint8Array> {
+  /**
+   * Constructs a new instance.
+   *
+   * @param options The longest message to let through.
+   * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 536,870,888.
+   */
+  constructor(options: FrameStreamOptions = {}) {
+    checkOptions(options);
+    const limit = options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES;
+    checkMaxMessageBytes(limit);
+    super({
+      transform(message, controller) {
+        checkMessage(message, limit);
+        // A buffer of its own, since whoever reads the stream may transfer it.
+        controller.enqueue(encoder.encode(message + TERMINATOR_TEXT));
+      },
+    });
+  }
+}

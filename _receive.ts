@@ -1,0 +1,176 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/**
+ * Waiting for messages, with a time limit and a signal, in the order of the calls:
+ * a TCP client and a UDP socket receive alike.
+ */
+
+import { checkOptions, checkTime, MAX_TIMER } from "./_check.ts";
+import { ClosedError } from "./_errors.ts";
+
+/** Options of {@linkcode TCPClient.receive} and {@linkcode UDPSocket.receive}. */
+export interface ReceiveOptions {
+  /**
+   * How long to wait for a message, in milliseconds. `0` takes what is there;
+   * Infinity waits for ever.
+   *
+   * @default {Infinity}
+   */
+  timeout?: number;
+  /** Ends the wait: `receive` then rejects with its reason, and nothing is lost. */
+  signal?: AbortSignal;
+}
+
+/** Where an {@linkcode Inbox} gets its messages from. */
+export interface Source<T> {
+  /** What has arrived, oldest first, or undefined; the inbox asks when it has nothing left. */
+  take(): (T | Error)[] | undefined;
+  /** Told when the first receiver begins to wait and when the last one ends. */
+  awaited(waiting: boolean): void;
+}
+
+interface Waiter<T> {
+  resolve(message: T | null): void;
+  reject(reason: unknown): void;
+  stop?: () => void;
+}
+
+/** Hands the messages of a source to the receivers, first come, first served. */
+export class Inbox<T extends string | readonly unknown[]> {
+  readonly #source: Source<T>;
+  readonly #waiters = new Set<Waiter<T>>();
+  #items: (T | Error)[] = [];
+  #next = 0;
+  #ended: (() => Error) | undefined;
+
+  /** @param source Where messages come from. */
+  constructor(source: Source<T>) {
+    this.#source = source;
+  }
+
+  /** The next message, or the error that stands in its place. */
+  #shift(): T | Error | undefined {
+    if (this.#next === this.#items.length) {
+      this.#next = 0;
+      this.#items = this.#source.take() ?? [];
+      if (this.#items.length === 0) return undefined;
+    }
+    return this.#items[this.#next++];
+  }
+
+  /** The next message; null when the time ran out. */
+  receive(options?: ReceiveOptions): Promise<T | null> {
+    if (options !== undefined) {
+      try {
+        checkOptions(options);
+        if (options.timeout !== undefined) {
+          checkTime("timeout", options.timeout);
+        }
+        options.signal?.throwIfAborted();
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    }
+    const item = this.#shift();
+    if (item !== undefined) {
+      return item instanceof Error
+        ? Promise.reject(item)
+        : Promise.resolve(item);
+    }
+    if (this.#ended) return Promise.reject(this.#ended());
+    return new Promise((resolve, reject) => {
+      this.#wait({ resolve, reject }, options ?? {});
+    });
+  }
+
+  #wait(
+    waiter: Waiter<T>,
+    { timeout = Infinity, signal }: ReceiveOptions,
+  ): void {
+    this.#waiters.add(waiter);
+    if (this.#waiters.size === 1) this.#source.awaited(true);
+    if (timeout > MAX_TIMER && !signal) return;
+    const timer = timeout > MAX_TIMER ? undefined : setTimeout(() => {
+      this.#settle(waiter);
+      waiter.resolve(null);
+    }, timeout);
+    const abort = () => {
+      this.#settle(waiter);
+      waiter.reject(signal?.reason);
+    };
+    signal?.addEventListener("abort", abort, { once: true });
+    waiter.stop = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+    };
+  }
+
+  #settle(waiter: Waiter<T>): void {
+    this.#waiters.delete(waiter);
+    waiter.stop?.();
+    if (this.#waiters.size === 0) this.#source.awaited(false);
+  }
+
+  /** Serves those who wait: the source has more. */
+  deliver(): void {
+    for (const waiter of this.#waiters) {
+      const item = this.#shift();
+      if (item === undefined) return;
+      this.#settle(waiter);
+      if (item instanceof Error) waiter.reject(item);
+      else waiter.resolve(item);
+    }
+  }
+
+  /** Nothing more will come: what is there can still be received, then `error` is thrown. */
+  end(error: () => Error): void {
+    if (this.#ended) return;
+    this.#ended = error;
+    this.deliver();
+    for (const waiter of this.#waiters) {
+      this.#settle(waiter);
+      waiter.reject(error());
+    }
+  }
+
+  /** Forgets what was not received. */
+  clear(): void {
+    this.#items = [];
+    this.#next = 0;
+  }
+
+  /** Iterates until the end; leaving the loop leaves what it loops over open. */
+  iterate(): AsyncIterableIterator<T> {
+    let done = false;
+    const finish = (): IteratorResult<T> => {
+      done = true;
+      return { value: undefined, done };
+    };
+    const fail = (error: unknown): IteratorResult<T> => {
+      if (isOrderlyEnd(error)) return finish();
+      done = true;
+      throw error;
+    };
+    const pass = (value: T | null): IteratorResult<T> =>
+      value === null ? finish() : { value, done: false };
+    return {
+      next: () => {
+        if (done) return Promise.resolve(finish());
+        const item = this.#shift();
+        if (item === undefined) return this.receive().then(pass, fail);
+        if (!(item instanceof Error)) return Promise.resolve(pass(item));
+        done = true;
+        return Promise.reject(item);
+      },
+      return: () => Promise.resolve(finish()),
+      [Symbol.asyncIterator]() {
+        return this;
+      },
+    };
+  }
+}
+
+function isOrderlyEnd(error: unknown): boolean {
+  return error instanceof ClosedError && error.cause === undefined &&
+    error.incomplete.length === 0;
+}

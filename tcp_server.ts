@@ -1,0 +1,743 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/**
+ * A TCP server that receives messages, replies to them and pushes its own, as
+ * Python's `daystar_api.tcp_server` does.
+ *
+ * ```ts
+ * import { createTcpClient } from "@daystar/comm/tcp-client";
+ * import { createTcpServer } from "@daystar/comm/tcp-server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = createTcpServer(70930, (message) => `Echo: ${message}`, {
+ *   hostname: "127.0.0.1",
+ * });
+ *
+ * await using client = await createTcpClient("127.0.0.1", 70930);
+ * await client.send("Hello Server");
+ * assertEquals(await client.receive(), "Echo: Hello Server");
+ *
+ * await server.sendToAll("Broadcast message");
+ * assertEquals(await client.receive(), "Broadcast message");
+ * ```
+ *
+ * Where the Python server runs in a background thread, this one runs in the event
+ * loop: a script that computes without awaiting holds it up for as long.
+ *
+ * @module
+ */
+
+import {
+  type Address,
+  checkAddress,
+  checkHost,
+  formatAddress,
+  formatWithWire,
+  toAddress,
+  wirePort,
+} from "./_address.ts";
+import {
+  checkFunction,
+  checkInteger,
+  checkOptions,
+  checkTime,
+  show,
+} from "./_check.ts";
+import { Connection, LINGER, within } from "./_connection.ts";
+import {
+  ClosedError,
+  CommunicationError,
+  explain,
+  type InvalidMessageError,
+} from "./_errors.ts";
+import {
+  checkMaxMessageBytes,
+  checkMessage,
+  DEFAULT_MAX_MESSAGE_BYTES,
+  encodeFrame,
+} from "./_framing.ts";
+
+export type { Address };
+
+/** Unsent bytes of replies from which on a client is read no further. */
+const HIGH_WATER = 65_536;
+/** How long {@linkcode TCPServer.sendToAll} waits for slow clients, in ms. */
+const PATIENCE = 100;
+/** Pauses after a failure to accept, in ms: the first, and the longest. */
+const MIN_PAUSE = 20;
+const MAX_PAUSE = 500;
+
+/**
+ * What a {@linkcode MessageCallback} may return: a string is sent back to the
+ * client, `null` and `undefined` send nothing.
+ */
+export type Reply = string | null | undefined | void;
+
+/**
+ * Called with each message of each client, one at a time for a client, in the
+ * order they arrived.
+ *
+ * @param message The message.
+ * @param clientAddr The address of the client.
+ * @returns The reply, or a promise of it.
+ */
+export type MessageCallback = (
+  message: string,
+  clientAddr: Address,
+) => Reply | Promise<Reply>;
+
+/** Options of {@linkcode createTcpServer}. */
+export interface TCPServerOptions {
+  /**
+   * The address to listen on: `"0.0.0.0"` is every IPv4 address of the machine,
+   * `"::"` every address.
+   *
+   * @default {"0.0.0.0"}
+   */
+  hostname?: string;
+  /**
+   * What to add to a communication port to get its wire port.
+   *
+   * @default {-65536}
+   */
+  portOffset?: number;
+  /**
+   * The longest message to send or to receive, in bytes of UTF-8 without the
+   * terminator. A client that sends a longer one is disconnected.
+   *
+   * @default {1_048_576}
+   */
+  maxMessageBytes?: number;
+  /**
+   * How many clients may be connected at once. One more is closed at once.
+   *
+   * @default {1024}
+   */
+  maxClients?: number;
+  /**
+   * How many bytes may wait to be sent to a client, which is disconnected when
+   * more would.
+   *
+   * @default {16_777_216}
+   */
+  maxSendBufferBytes?: number;
+  /**
+   * How long a client may send nothing before it is disconnected, in milliseconds;
+   * 0 is for ever.
+   *
+   * @default {0}
+   */
+  idleTimeout?: number;
+  /** Called when a client has connected, before its first message. */
+  onConnect?: (clientAddr: Address) => void;
+  /**
+   * Called when a client is gone, with the error where that was not an orderly end.
+   */
+  onDisconnect?: (clientAddr: Address, error?: Error) => void;
+  /**
+   * Called with what went wrong: a callback that threw, a message that is not
+   * UTF-8, a reply that can't be sent, a connection that can't be accepted.
+   *
+   * @default {console.error}
+   */
+  onError?: (error: Error, clientAddr?: Address) => void;
+}
+
+/**
+ * Creates a server that listens when this returns.
+ *
+ * @param port The communication port to listen on, an integer from 70000 to 71000.
+ * @param messageCallback Called with each message; what it returns is the reply.
+ * Without it messages are read and dropped.
+ * @param options Address, limits, and what to call when.
+ * @returns The server.
+ * @throws {RangeError} If the port or a limit is outside its range.
+ * @throws {Deno.errors.AddrInUse} If something listens there already. Other errors
+ * of the operating system keep Deno's classes too.
+ *
+ * @example An echo server
+ * ```ts
+ * import { createTcpClient, createTcpServer } from "@daystar/comm";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using _server = createTcpServer(
+ *   70931,
+ *   (message, [ip]) => `${ip} said ${message}`,
+ *   { hostname: "127.0.0.1" },
+ * );
+ *
+ * await using client = await createTcpClient("127.0.0.1", 70931);
+ * await client.send("Hello");
+ * assertEquals(await client.receive(), "127.0.0.1 said Hello");
+ * ```
+ */
+export function createTcpServer(
+  port: number,
+  messageCallback?: MessageCallback,
+  options: TCPServerOptions = {},
+): TCPServer {
+  checkFunction("messageCallback", messageCallback);
+  const settings = checkServerOptions(options);
+  const wire = wirePort(port, options.portOffset);
+  const address = Object.freeze([settings.hostname, port] as const);
+  let listener: Deno.TcpListener;
+  try {
+    listener = Deno.listen({ hostname: settings.hostname, port: wire });
+  } catch (error) {
+    throw explain(
+      `Cannot listen on ${formatWithWire(address, options.portOffset)}`,
+      error,
+    );
+  }
+  return newServer(listener, address, messageCallback, settings);
+}
+
+type Settings =
+  & Required<
+    Omit<TCPServerOptions, "portOffset" | "onConnect" | "onDisconnect">
+  >
+  & Pick<TCPServerOptions, "portOffset" | "onConnect" | "onDisconnect">;
+
+function checkServerOptions(options: TCPServerOptions): Settings {
+  checkOptions(options);
+  const settings: Settings = {
+    ...options,
+    hostname: options.hostname ?? "0.0.0.0",
+    maxMessageBytes: options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
+    maxClients: options.maxClients ?? 1024,
+    maxSendBufferBytes: options.maxSendBufferBytes ?? 16_777_216,
+    idleTimeout: options.idleTimeout ?? 0,
+    onError: options.onError ?? logError,
+  };
+  checkHost(settings.hostname);
+  checkMaxMessageBytes(settings.maxMessageBytes);
+  checkInteger("maxClients", settings.maxClients, 1);
+  checkInteger("maxSendBufferBytes", settings.maxSendBufferBytes, 1);
+  checkTime("idleTimeout", settings.idleTimeout);
+  for (const name of ["onConnect", "onDisconnect", "onError"] as const) {
+    checkFunction(name, settings[name]);
+  }
+  return settings;
+}
+
+function logError(error: Error, clientAddr?: Address): void {
+  if (clientAddr) console.error(`${formatAddress(clientAddr)}:`, error);
+  else console.error(error);
+}
+
+interface Client {
+  readonly address: Address;
+  readonly connection: Connection;
+  /** The callback at work on a message of this client. */
+  working?: Promise<void> | undefined;
+}
+
+let newServer: (
+  listener: Deno.TcpListener,
+  address: Address,
+  callback: MessageCallback | undefined,
+  settings: Settings,
+) => TCPServer;
+
+/**
+ * A TCP server, made by {@linkcode createTcpServer}. It keeps a script alive until
+ * it is stopped, unless {@linkcode TCPServer.unref} was called.
+ *
+ * @example Pushing messages
+ * ```ts
+ * import { createTcpClient, createTcpServer } from "@daystar/comm";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = createTcpServer(70932, undefined, {
+ *   hostname: "127.0.0.1",
+ *   onConnect: (client) => server.send("Welcome", client),
+ * });
+ *
+ * await using client = await createTcpClient("127.0.0.1", 70932);
+ * assertEquals(await client.receive(), "Welcome");
+ * ```
+ */
+export class TCPServer implements AsyncDisposable, Disposable {
+  /**
+   * Where it listens: the hostname and the communication port.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpServer } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = createTcpServer(70933, undefined, { hostname: "127.0.0.1" });
+   * assertEquals(server.address, ["127.0.0.1", 70933]);
+   * ```
+   */
+  readonly address: Address;
+  /**
+   * Settles when the server has stopped.
+   *
+   * @example Serving until a client says so
+   * ```ts
+   * import { createTcpClient, createTcpServer } from "@daystar/comm";
+   *
+   * const server = createTcpServer(70934, (message) => {
+   *   if (message === "stop") server.stop();
+   * }, { hostname: "127.0.0.1" });
+   *
+   * await using client = await createTcpClient("127.0.0.1", 70934);
+   * await client.send("stop");
+   * await server.finished;
+   * ```
+   */
+  readonly finished: Promise<void>;
+  readonly #finish: () => void;
+  readonly #listener: Deno.TcpListener;
+  readonly #callback: MessageCallback | undefined;
+  readonly #settings: Settings;
+  readonly #clients = new Map<string, Client>();
+  readonly #accepting: Promise<void>;
+  #stopped: Promise<void> | undefined;
+  #resume: (() => void) | undefined;
+  #held = true;
+
+  static {
+    newServer = (...args) => new TCPServer(...args);
+  }
+
+  private constructor(
+    listener: Deno.TcpListener,
+    address: Address,
+    callback: MessageCallback | undefined,
+    settings: Settings,
+  ) {
+    this.#listener = listener;
+    this.address = address;
+    this.#callback = callback;
+    this.#settings = settings;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.finished = promise;
+    this.#finish = resolve;
+    this.#accepting = this.#accept();
+  }
+
+  /** Not `for await (… of listener)`: that ends at the first failure. */
+  async #accept(): Promise<void> {
+    for (let pause = MIN_PAUSE; !this.#stopped;) {
+      try {
+        this.#welcome(await this.#listener.accept());
+        pause = MIN_PAUSE;
+      } catch (error) {
+        if (this.#stopped) return;
+        this.#report(
+          explain(
+            `Cannot accept a connection on ${formatAddress(this.address)}`,
+            error,
+          ),
+        );
+        await this.#pause(pause);
+        pause = Math.min(pause * 2, MAX_PAUSE);
+      }
+    }
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#resume = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #welcome(conn: Deno.TcpConn): void {
+    const { portOffset, maxClients, maxMessageBytes, idleTimeout } =
+      this.#settings;
+    const address = toAddress(conn.remoteAddr as Deno.NetAddr, portOffset);
+    if (this.#stopped || this.#clients.size >= maxClients) {
+      conn.close();
+      if (this.#stopped) return;
+      const error = `Cannot serve ${
+        formatAddress(address)
+      }: ${maxClients} clients are connected already`;
+      return this.#report(new CommunicationError(error), address);
+    }
+    const connection = new Connection(conn, {
+      remoteAddress: address,
+      maxMessageBytes,
+      idleTimeout,
+    });
+    connection.hold(this.#held);
+    const client: Client = { address, connection };
+    this.#clients.set(toKey(address), client);
+    this.#tell(this.#settings.onConnect, address);
+    this.#serve(client);
+  }
+
+  async #serve(client: Client): Promise<void> {
+    const { connection } = client;
+    try {
+      while (!this.#stopped) {
+        const messages = connection.take();
+        if (!messages) {
+          if (await connection.read()) continue;
+          break;
+        }
+        for (const message of messages) {
+          client.working = this.#handle(client, message);
+          if (client.working) await client.working;
+          if (connection.unsent > HIGH_WATER) await connection.flushed();
+          if (this.#stopped) break;
+        }
+        client.working = undefined;
+      }
+    } catch (error) {
+      connection.destroy(error);
+    }
+    await connection.close();
+    this.#forget(client);
+  }
+
+  /** Calls back; returns what to wait for before the next message. */
+  #handle(
+    client: Client,
+    message: string | InvalidMessageError,
+  ): Promise<void> | undefined {
+    if (typeof message !== "string") {
+      this.#report(message, client.address);
+      return;
+    }
+    if (!this.#callback) return;
+    try {
+      const reply = this.#callback(message, client.address);
+      if (isPromise(reply)) return this.#handleLater(client, reply);
+      this.#reply(client, reply);
+    } catch (error) {
+      this.#report(error, client.address);
+    }
+  }
+
+  async #handleLater(client: Client, reply: Promise<Reply>): Promise<void> {
+    try {
+      this.#reply(client, await reply);
+    } catch (error) {
+      this.#report(error, client.address);
+    }
+  }
+
+  #reply(client: Client, reply: Reply): void {
+    if (reply === undefined || reply === null) return;
+    if (typeof reply !== "string") {
+      throw new TypeError(
+        `Cannot reply with ${
+          show(reply)
+        }: a reply is a string, null or undefined`,
+      );
+    }
+    // A write that fails ends the connection, and onDisconnect tells why.
+    client.connection.post(reply).catch(() => {});
+  }
+
+  /** Queues a frame, unless the client has too much waiting already, which ends it. */
+  #push(client: Client, frame: Uint8Array<ArrayBuffer>): Promise<void> {
+    const { maxSendBufferBytes } = this.#settings;
+    const { unsent, open } = client.connection;
+    if (open && unsent > 0 && unsent + frame.length > maxSendBufferBytes) {
+      client.connection.destroy(
+        new CommunicationError(
+          `Cannot hold more than ${maxSendBufferBytes} bytes for ${
+            formatAddress(client.address)
+          }: it reads too slowly`,
+        ),
+      );
+      this.#forget(client);
+    }
+    return client.connection.post(frame);
+  }
+
+  #forget(client: Client): void {
+    if (!this.#clients.delete(toKey(client.address))) return;
+    const error = client.connection.endError();
+    this.#tell(this.#settings.onDisconnect, client.address, error);
+  }
+
+  /** Calls a callback of the options; what it throws is reported. */
+  #tell<Args extends [Address, Error?]>(
+    callback: ((...args: Args) => void) | undefined,
+    ...args: Args
+  ): void {
+    try {
+      const result: unknown = callback?.(...args);
+      if (isPromise(result)) {
+        result.catch((error) => this.#report(error, args[0]));
+      }
+    } catch (error) {
+      this.#report(error, args[0]);
+    }
+  }
+
+  #report(error: unknown, clientAddr?: Address): void {
+    const wrapped = error instanceof Error
+      ? error
+      : new CommunicationError(`Caught ${show(error)}, which is not an Error`, {
+        cause: error,
+      });
+    try {
+      this.#settings.onError(wrapped, clientAddr);
+    } catch (error) {
+      logError(wrapped, clientAddr);
+      console.error(error);
+    }
+  }
+
+  /**
+   * Sends a message to one client.
+   *
+   * @param message The message: any string without U+0003, the empty one too.
+   * @param client The address of the client, as callbacks and
+   * {@linkcode TCPServer.getConnectedClients} give it.
+   * @returns Resolves when the bytes are with the kernel.
+   * @throws {ClosedError} If the client is not connected, or its connection ends before the bytes are with the kernel.
+   * @throws {TypeError} If the message contains U+0003 or a lone surrogate, or is not a string.
+   * @throws {MessageTooLargeError} If the message is over `maxMessageBytes`.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpClient, createTcpServer } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = createTcpServer(70935, undefined, { hostname: "127.0.0.1" });
+   * await using client = await createTcpClient("127.0.0.1", 70935);
+   * await client.send("Hello");
+   * const [first] = server.getConnectedClients();
+   * if (first) await server.send("PICK", first);
+   * assertEquals(await client.receive(), "PICK");
+   * ```
+   */
+  // deno-lint-ignore require-await -- so that what is thrown rejects
+  async send(message: string, client: Address): Promise<void> {
+    checkAddress(client);
+    checkMessage(message, this.#settings.maxMessageBytes);
+    const known = this.#clients.get(toKey(client));
+    if (!known) {
+      throw new ClosedError(
+        `Cannot send to ${formatAddress(client)}: no such client is connected`,
+      );
+    }
+    return this.#push(known, encodeFrame(message));
+  }
+
+  /**
+   * Sends a message to all clients. A slow client holds up neither the others nor
+   * the caller: its messages wait in the server, up to `maxSendBufferBytes`, and
+   * one more disconnects it.
+   *
+   * @param message The message: any string without U+0003, the empty one too.
+   * @returns Resolves with the number of clients it was written to, when the bytes
+   * for at least half of them are with the kernel (for all, as a rule), or after
+   * 100 milliseconds.
+   * @throws {ClosedError} If the server is stopped.
+   * @throws {TypeError} If the message contains U+0003 or a lone surrogate, or is not a string.
+   * @throws {MessageTooLargeError} If the message is over `maxMessageBytes`.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpClient, createTcpServer } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = createTcpServer(70936, (message) => message, {
+   *   hostname: "127.0.0.1",
+   * });
+   * await using client = await createTcpClient("127.0.0.1", 70936);
+   * await client.send("Ready");
+   * await client.receive();
+   * assertEquals(await server.sendToAll("START"), 1);
+   * assertEquals(await client.receive(), "START");
+   * ```
+   */
+  async sendToAll(message: string): Promise<number> {
+    checkMessage(message, this.#settings.maxMessageBytes);
+    if (this.#stopped) {
+      throw new ClosedError(
+        `Cannot send to all: the server on ${
+          formatAddress(this.address)
+        } is stopped`,
+      );
+    }
+    const frame = encodeFrame(message);
+    const writes: Promise<void>[] = [];
+    for (const client of this.#clients.values()) {
+      if (!client.connection.open) continue;
+      try {
+        writes.push(this.#push(client, frame));
+      } catch {
+        // It has just been disconnected, and onDisconnect told why.
+      }
+    }
+    return writes.length - await mostlySettled(writes);
+  }
+
+  /**
+   * The clients that are connected.
+   *
+   * @returns Their addresses, those connected longest first.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpServer } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = createTcpServer(70937, undefined, { hostname: "127.0.0.1" });
+   * assertEquals(server.getConnectedClients(), []);
+   * ```
+   */
+  getConnectedClients(): Address[] {
+    return [...this.#clients.values()]
+      .filter(({ connection }) => connection.open)
+      .map(({ address }) => address);
+  }
+
+  /**
+   * Stops the server: releases the port, waits for callbacks that are at work, sends
+   * what is pending and closes every client, all within a second (longer only while
+   * a client still takes what is pending, 10 seconds at the most). Another server
+   * can listen on the port one turn of the event loop after the call. May be called
+   * twice.
+   *
+   * @returns Resolves when everything is closed; never rejects. A callback that
+   * waits for it holds up the stop for a second: don't `await` it there.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpServer } from "@daystar/comm";
+   *
+   * const server = createTcpServer(70938, undefined, { hostname: "127.0.0.1" });
+   * await server.stop();
+   * ```
+   */
+  stop(): Promise<void> {
+    return this.#stopped ??= this.#stop();
+  }
+
+  async #stop(): Promise<void> {
+    this.#listener.close();
+    this.#resume?.();
+    await Promise.all(
+      [...this.#clients.values()].map((client) => this.#close(client)),
+    );
+    await this.#accepting;
+    this.#finish();
+  }
+
+  async #close(client: Client): Promise<void> {
+    if (client.working) await within(LINGER, client.working);
+    await client.connection.close();
+    this.#forget(client);
+  }
+
+  /**
+   * Keeps the script alive until the server is stopped, as a new server does.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpServer } from "@daystar/comm";
+   *
+   * await using server = createTcpServer(70939, undefined, { hostname: "127.0.0.1" });
+   * server.unref();
+   * server.ref();
+   * ```
+   */
+  ref(): void {
+    this.#hold(true);
+  }
+
+  /**
+   * Lets the script end although the server has not been stopped.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpServer } from "@daystar/comm";
+   *
+   * await using server = createTcpServer(70940, undefined, { hostname: "127.0.0.1" });
+   * server.unref();
+   * ```
+   */
+  unref(): void {
+    this.#hold(false);
+  }
+
+  #hold(held: boolean): void {
+    this.#held = held;
+    if (held) this.#listener.ref();
+    else this.#listener.unref();
+    for (const { connection } of this.#clients.values()) connection.hold(held);
+  }
+
+  /**
+   * Does what {@linkcode TCPServer.stop} does, for `await using`.
+   *
+   * @returns Resolves when everything is closed.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpServer } from "@daystar/comm";
+   *
+   * await using _server = createTcpServer(70941, undefined, { hostname: "127.0.0.1" });
+   * ```
+   */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  /**
+   * Starts what {@linkcode TCPServer.stop} does and does not wait for it, for `using`.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpServer } from "@daystar/comm";
+   *
+   * const server = createTcpServer(70942, undefined, { hostname: "127.0.0.1" });
+   * {
+   *   using _server = server;
+   * }
+   * await server.finished;
+   * ```
+   */
+  [Symbol.dispose](): void {
+    this.stop();
+  }
+}
+
+function toKey([ip, port]: Address): string {
+  return `${ip} ${port}`;
+}
+
+function isPromise(value: unknown): value is Promise<Reply> {
+  return typeof value === "object" && value !== null && "then" in value &&
+    typeof value.then === "function";
+}
+
+/**
+ * Waits until half of the writes are done, which paces a caller that sends all the
+ * time, but not for long: then the others are slow.
+ *
+ * @returns How many have failed by then.
+ */
+function mostlySettled(writes: Promise<void>[]): Promise<number> {
+  let failed = 0;
+  let left = Math.ceil(writes.length / 2);
+  if (left === 0) return Promise.resolve(0);
+  return new Promise((resolve) => {
+    const finish = () => {
+      clearTimeout(timer);
+      resolve(failed);
+    };
+    const timer = setTimeout(finish, PATIENCE);
+    const done = () => {
+      if (--left === 0) finish();
+    };
+    const fail = () => {
+      failed++;
+      done();
+    };
+    for (const write of writes) write.then(done, fail);
+  });
+}

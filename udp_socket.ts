@@ -1,0 +1,453 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/**
+ * A UDP socket that sends and receives messages, one in a datagram, as Python's
+ * `daystar_api.udp_socket` does.
+ *
+ * Deno has datagrams behind a flag: run with `--unstable-net`, or put
+ * `"unstable": ["net"]` into deno.json.
+ *
+ * ```ts
+ * import { createUdpSocket } from "@daystar/comm/udp-socket";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using receiver = createUdpSocket(70951, { hostname: "127.0.0.1" });
+ * using sender = createUdpSocket(70950, { hostname: "127.0.0.1" });
+ *
+ * await sender.send("Hello UDP", ["127.0.0.1", 70951]);
+ * assertEquals(await receiver.receive({ timeout: 10_000 }), [
+ *   "Hello UDP",
+ *   ["127.0.0.1", 70950],
+ * ]);
+ * ```
+ *
+ * @module
+ */
+
+import {
+  type Address,
+  checkAddress,
+  checkHost,
+  formatAddress,
+  formatWithWire,
+  toAddress,
+  wirePort,
+} from "./_address.ts";
+import { checkOptions } from "./_check.ts";
+import { isBroadcast } from "./_broadcast.ts";
+import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
+import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
+import { Inbox, type ReceiveOptions } from "./_receive.ts";
+
+export type { Address, ReceiveOptions };
+
+/** 65,535 bytes less the headers of IPv4 and UDP ({@link https://www.rfc-editor.org/rfc/rfc768}). */
+const MAX_DATAGRAM_BYTES = 65_507;
+/** IPv6 does not count its header: a buffer of this size never cuts a datagram off. */
+const MAX_RECEIVED_BYTES = 65_535;
+/** How many senders outside the communication ports can be answered. */
+const MAX_FOREIGN_SENDERS = 10_000;
+
+/** Options of {@linkcode createUdpSocket}. */
+export interface UDPSocketOptions {
+  /**
+   * The address to listen on: `"0.0.0.0"` is every IPv4 address of the machine.
+   *
+   * @default {"0.0.0.0"}
+   */
+  hostname?: string;
+  /**
+   * What to add to a communication port to get its wire port.
+   *
+   * @default {-65536}
+   */
+  portOffset?: number;
+  /**
+   * Whether several sockets may listen on the port, each of which then gets the
+   * broadcasts.
+   *
+   * @default {false}
+   */
+  reuseAddress?: boolean;
+}
+
+/**
+ * Creates a UDP socket that can send and receive when this returns.
+ *
+ * @param port The communication port to listen on, an integer from 70000 to 71000.
+ * @param options Address and port mapping.
+ * @returns The socket.
+ * @throws {RangeError} If the port is outside its range.
+ * @throws {Deno.errors.NotSupported} If Deno runs without `--unstable-net`.
+ * @throws {Deno.errors.AddrInUse} If something listens there already. Other errors
+ * of the operating system keep Deno's classes too.
+ *
+ * @example Answering the sender
+ * ```ts
+ * import { createUdpSocket } from "@daystar/comm";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using robot = createUdpSocket(70952, { hostname: "127.0.0.1" });
+ * using camera = createUdpSocket(70953, { hostname: "127.0.0.1" });
+ *
+ * await robot.send("trigger", ["127.0.0.1", 70953]);
+ * const received = await camera.receive();
+ * if (received) {
+ *   const [message, sender] = received;
+ *   await camera.send(`Reply: ${message}`, sender);
+ * }
+ * assertEquals(await robot.receive(), ["Reply: trigger", ["127.0.0.1", 70953]]);
+ * ```
+ */
+export function createUdpSocket(
+  port: number,
+  options: UDPSocketOptions = {},
+): UDPSocket {
+  checkOptions(options);
+  const { hostname = "0.0.0.0", portOffset, reuseAddress = false } = options;
+  checkHost(hostname);
+  const wire = wirePort(port, portOffset);
+  const address = Object.freeze([hostname, port] as const);
+  if (typeof Deno.listenDatagram !== "function") {
+    throw new Deno.errors.NotSupported(
+      `Cannot create a UDP socket: this Deno runs without Deno.listenDatagram, which takes --unstable-net or "unstable": ["net"] in deno.json`,
+    );
+  }
+  try {
+    const conn = Deno.listenDatagram({
+      transport: "udp",
+      hostname,
+      port: wire,
+      reuseAddress,
+    });
+    return newSocket(conn, address, portOffset);
+  } catch (error) {
+    throw explain(
+      `Cannot create a UDP socket on ${formatWithWire(address, portOffset)}`,
+      error,
+    );
+  }
+}
+
+let newSocket: (
+  conn: Deno.DatagramConn,
+  address: Address,
+  portOffset: number | undefined,
+) => UDPSocket;
+
+/** With the two methods that Deno has and its types do not. */
+type DatagramConn = Deno.DatagramConn & { ref?(): void; unref?(): void };
+
+/** A message and who sent it. */
+type Received = [message: string, senderAddr: Address];
+
+/**
+ * A UDP socket, made by {@linkcode createUdpSocket}.
+ *
+ * UDP loses, repeats and reorders datagrams: what must arrive takes a reply, or
+ * TCP. An open socket does not keep a script alive by itself; waiting for a
+ * message does.
+ *
+ * @example Iterating over what arrives
+ * ```ts
+ * import { createUdpSocket } from "@daystar/comm";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using receiver = createUdpSocket(70954, { hostname: "127.0.0.1" });
+ * using sender = createUdpSocket(70955, { hostname: "127.0.0.1" });
+ *
+ * await sender.send("done", ["127.0.0.1", 70954]);
+ * for await (const [message, senderAddr] of receiver) {
+ *   assertEquals(senderAddr, ["127.0.0.1", 70955]);
+ *   if (message === "done") break;
+ * }
+ * ```
+ */
+export class UDPSocket
+  implements
+    AsyncIterable<[message: string, senderAddr: Address]>,
+    AsyncDisposable,
+    Disposable {
+  /**
+   * Where it listens: the hostname and the communication port.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using socket = createUdpSocket(70956, { hostname: "127.0.0.1" });
+   * assertEquals(socket.address, ["127.0.0.1", 70956]);
+   * ```
+   */
+  readonly address: Address;
+  readonly #conn: DatagramConn;
+  readonly #portOffset: number | undefined;
+  readonly #inbox: Inbox<Received>;
+  /** Senders that {@linkcode wirePort} has no port for, oldest first. */
+  readonly #foreign = new Set<string>();
+  readonly #buffer = new Uint8Array(MAX_RECEIVED_BYTES);
+  #arrived: (Received | Error)[] | undefined;
+  #awaited = false;
+  #receiving = false;
+  #broadcast = false;
+  #closed = false;
+
+  static {
+    newSocket = (...args) => new UDPSocket(...args);
+  }
+
+  private constructor(
+    conn: Deno.DatagramConn,
+    address: Address,
+    portOffset: number | undefined,
+  ) {
+    this.#conn = conn;
+    this.address = address;
+    this.#portOffset = portOffset;
+    this.#inbox = new Inbox<Received>({
+      take: () => {
+        const arrived = this.#arrived;
+        this.#arrived = undefined;
+        return arrived;
+      },
+      awaited: (waiting) => this.#await(waiting),
+    });
+  }
+
+  #await(waiting: boolean): void {
+    this.#awaited = waiting;
+    if (waiting) this.#conn.ref?.();
+    else this.#conn.unref?.();
+    if (waiting && !this.#receiving) this.#receive();
+  }
+
+  /** Reads while somebody waits; until then the kernel keeps what arrives. */
+  async #receive(): Promise<void> {
+    this.#receiving = true;
+    while (this.#awaited && !this.#closed) {
+      try {
+        const [bytes, sender] = await this.#conn.receive(this.#buffer);
+        this.#arrived = [this.#decode(bytes, sender as Deno.NetAddr)];
+      } catch (error) {
+        if (this.#closed) break;
+        this.#arrived = [
+          explain(`Cannot receive on ${formatAddress(this.address)}`, error),
+        ];
+      }
+      this.#inbox.deliver();
+    }
+    this.#receiving = false;
+  }
+
+  #decode(
+    bytes: Uint8Array,
+    from: Deno.NetAddr,
+  ): Received | InvalidMessageError {
+    const sender = toAddress(from, this.#portOffset);
+    if (sender[1] === from.port) this.#remember(sender);
+    const message = decodeDatagram(bytes);
+    if (typeof message === "string") return [message, sender];
+    return new InvalidMessageError(
+      `${message.message}, and came from ${formatAddress(sender)}`,
+      message.bytes,
+      sender,
+    );
+  }
+
+  #remember(sender: Address): void {
+    const key = formatAddress(sender);
+    this.#foreign.delete(key);
+    this.#foreign.add(key);
+    if (this.#foreign.size <= MAX_FOREIGN_SENDERS) return;
+    for (const oldest of this.#foreign) {
+      this.#foreign.delete(oldest);
+      break;
+    }
+  }
+
+  /**
+   * Sends a message in one datagram.
+   *
+   * @param message The message: any string, up to 65,507 bytes of UTF-8.
+   * @param addr The IP address and communication port to send to, or any address
+   * that came with a message to this socket (one of the last 10,000 senders, where
+   * its port is no communication port).
+   * @returns Resolves when the datagram is with the kernel, which does not tell
+   * that anybody gets it.
+   * @throws {RangeError} If the port is outside its range.
+   * @throws {TypeError} If the message has a lone surrogate, or is not a string.
+   * @throws {MessageTooLargeError} If the message is over 65,507 bytes.
+   * @throws {Deno.errors.PermissionDenied} If it goes to a broadcast address before {@linkcode UDPSocket.enableBroadcast}.
+   * @throws {ClosedError} If the socket is closed.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using receiver = createUdpSocket(70957, { hostname: "127.0.0.1" });
+   * using sender = createUdpSocket(70958, { hostname: "127.0.0.1" });
+   * await sender.send("Hello UDP", ["127.0.0.1", 70957]);
+   * assertEquals((await receiver.receive())?.[0], "Hello UDP");
+   * ```
+   */
+  async send(message: string, addr: Address): Promise<void> {
+    checkAddress(addr);
+    const [hostname, port] = addr;
+    const known = this.#foreign.size > 0 &&
+      this.#foreign.has(formatAddress(addr));
+    const wire = known ? port : wirePort(port, this.#portOffset);
+    checkText(message, MAX_DATAGRAM_BYTES);
+    if (this.#closed) throw this.#closedError("send from");
+    if (!this.#broadcast && isBroadcast(hostname)) {
+      throw new Deno.errors.PermissionDenied(
+        `Cannot send to ${
+          formatWithWire(addr, this.#portOffset)
+        }: it is a broadcast address, and enableBroadcast() was not called`,
+      );
+    }
+    try {
+      const bytes = encodeDatagram(message);
+      await this.#conn.send(bytes, { transport: "udp", hostname, port: wire });
+    } catch (error) {
+      if (this.#closed) throw this.#closedError("send from");
+      throw explain(
+        `Cannot send to ${formatWithWire(addr, this.#portOffset)}`,
+        error,
+      );
+    }
+  }
+
+  /**
+   * Receives the next message. Several calls at once are served in their order.
+   *
+   * @param options How long to wait, and a signal to end the wait. Without them it
+   * waits for ever.
+   * @returns The message and the address of its sender, or `null` when the time ran
+   * out. A message that arrives later is returned by the next call.
+   * @throws {ClosedError} If the socket is closed.
+   * @throws {InvalidMessageError} In the place of a datagram that is not UTF-8; the
+   * next call goes on with the next datagram.
+   * @throws {RangeError} If the timeout is negative or not a number.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using socket = createUdpSocket(70959, { hostname: "127.0.0.1" });
+   * assertEquals(await socket.receive({ timeout: 10 }), null);
+   * ```
+   */
+  receive(
+    options?: ReceiveOptions,
+  ): Promise<[message: string, senderAddr: Address] | null> {
+    return this.#inbox.receive(options);
+  }
+
+  /**
+   * Allows to send to broadcast addresses. Until then {@linkcode UDPSocket.send}
+   * refuses 255.255.255.255, 127.255.255.255 and, where the script has
+   * `--allow-sys=networkInterfaces`, the broadcast addresses of the networks that
+   * this machine is in.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using receiver = createUdpSocket(70960);
+   * using broadcaster = createUdpSocket(70961);
+   * broadcaster.enableBroadcast();
+   * await broadcaster.send("Broadcast message", ["127.255.255.255", 70960]);
+   * assertEquals((await receiver.receive())?.[0], "Broadcast message");
+   * ```
+   */
+  enableBroadcast(): void {
+    this.#broadcast = true;
+  }
+
+  /**
+   * Closes the socket. Pending {@linkcode UDPSocket.receive} calls reject with
+   * {@linkcode ClosedError}, loops over the socket end. May be called twice.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   *
+   * const socket = createUdpSocket(70962, { hostname: "127.0.0.1" });
+   * socket.close();
+   * ```
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#conn.close();
+    this.#arrived = undefined;
+    this.#inbox.clear();
+    this.#inbox.end(() => this.#closedError("receive on"));
+  }
+
+  #closedError(what: string): ClosedError {
+    return new ClosedError(
+      `Cannot ${what} ${formatAddress(this.address)}: the socket is closed`,
+    );
+  }
+
+  /**
+   * Iterates over the messages and their senders until the socket is closed.
+   *
+   * @returns The messages. Iterating throws {@linkcode InvalidMessageError} in the
+   * place of a datagram that is not UTF-8; another loop goes on with the next one.
+   * Leaving the loop leaves the socket open.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   *
+   * using socket = createUdpSocket(70963, { hostname: "127.0.0.1" });
+   * await socket.send("to myself", socket.address);
+   * for await (const [message, [ip]] of socket) {
+   *   console.log(`${ip}: ${message}`);
+   *   socket.close();
+   * }
+   * ```
+   */
+  [Symbol.asyncIterator](): AsyncIterableIterator<
+    [message: string, senderAddr: Address]
+  > {
+    return this.#inbox.iterate();
+  }
+
+  /**
+   * Does what {@linkcode UDPSocket.close} does, for `await using`.
+   *
+   * @returns Resolves when the socket is closed.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   *
+   * await using _socket = createUdpSocket(70964, { hostname: "127.0.0.1" });
+   * ```
+   */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  /**
+   * Does what {@linkcode UDPSocket.close} does, for `using`.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   *
+   * using _socket = createUdpSocket(70965, { hostname: "127.0.0.1" });
+   * ```
+   */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
