@@ -44,15 +44,11 @@ import {
   show,
 } from "./_check.ts";
 import { Connection, LINGER, within } from "./_connection.ts";
-import {
-  ClosedError,
-  CommunicationError,
-  explain,
-  type InvalidMessageError,
-} from "./_errors.ts";
+import { ClosedError, CommunicationError, explain } from "./_errors.ts";
 import {
   checkMaxMessageBytes,
   checkMessage,
+  type Decoded,
   DEFAULT_MAX_MESSAGE_BYTES,
   encodeFrame,
 } from "./_framing.ts";
@@ -381,13 +377,12 @@ export class TCPServer implements AsyncDisposable, Disposable {
           if (await connection.read()) continue;
           break;
         }
-        for (const message of messages) {
-          client.working = this.#handle(client, message);
-          if (client.working) await client.working;
+        for (let next = 0; next < messages.length && !this.#stopped;) {
+          next = this.#handleSome(client, messages, next);
+          await client.working;
+          client.working = undefined;
           if (connection.unsent > HIGH_WATER) await connection.flushed();
-          if (this.#stopped) break;
         }
-        client.working = undefined;
       }
     } catch (error) {
       connection.destroy(error);
@@ -396,10 +391,19 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#forget(client);
   }
 
+  /** Handles messages until there is something to wait for; returns the next one. */
+  #handleSome(client: Client, messages: Decoded, next: number): number {
+    while (next < messages.length && !this.#stopped) {
+      client.working = this.#handle(client, messages[next++]);
+      if (client.working || client.connection.unsent > HIGH_WATER) break;
+    }
+    return next;
+  }
+
   /** Calls back; returns what to wait for before the next message. */
   #handle(
     client: Client,
-    message: string | InvalidMessageError,
+    message: Decoded[number] | undefined,
   ): Promise<void> | undefined {
     if (typeof message !== "string") {
       this.#report(message, client.address);
