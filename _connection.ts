@@ -251,9 +251,11 @@ export class Connection {
   /** Whether all is with the kernel; gives up on a peer that takes nothing. */
   async #flush(): Promise<boolean> {
     const end = performance.now() + MAX_LINGER;
-    for (let seen = -1; this.#last !== undefined; seen = this.#progress) {
-      if (seen === this.#progress || performance.now() > end) return false;
+    while (this.#last !== undefined) {
+      const seen = this.#progress;
       await within(LINGER, this.flushed());
+      const stuck = this.#last !== undefined && this.#progress === seen;
+      if (stuck || performance.now() > end) return false;
     }
     return this.#sendFault === undefined;
   }

@@ -208,7 +208,8 @@ export class TCPClient
   readonly #connection: Connection;
   readonly #inbox: Inbox<string>;
   #reading = false;
-  #disconnected = false;
+  /** Whether nothing more may be taken from the connection. */
+  #ended = false;
 
   static {
     newClient = (connection, localAddress) =>
@@ -229,14 +230,16 @@ export class TCPClient
 
   /** Decodes what is next, and reads on as soon as nothing is left to decode. */
   #take(): (string | Error)[] | undefined {
-    if (this.#disconnected) return undefined;
+    if (this.#ended) return undefined;
     try {
       const messages = this.#connection.take();
       if (!this.#connection.unscanned) this.#read();
       return messages;
     } catch (error) {
       this.#connection.destroy(error);
-      this.#end();
+      this.#ended = true;
+      // Only then, as the inbox is about to hand out this error.
+      queueMicrotask(() => this.#end());
       return [error as Error];
     }
   }
@@ -361,7 +364,7 @@ export class TCPClient
    */
   disconnect(): Promise<void> {
     const closed = this.#connection.close();
-    this.#disconnected = true;
+    this.#ended = true;
     this.#inbox.clear();
     this.#end();
     return closed;

@@ -363,9 +363,20 @@ export class TCPServer implements AsyncDisposable, Disposable {
     });
     connection.hold(this.#held);
     const client: Client = { address, connection };
+    this.#forgetGhost(toKey(address));
     this.#clients.set(toKey(address), client);
     this.#tell(this.#settings.onConnect, address);
     this.#serve(client);
+  }
+
+  /** One whose callback is at work was reset unseen when its address comes again. */
+  #forgetGhost(key: string): void {
+    const ghost = this.#clients.get(key);
+    if (!ghost) return;
+    ghost.connection.destroy(
+      new Deno.errors.ConnectionReset("it has connected anew"),
+    );
+    this.#forget(ghost);
   }
 
   async #serve(client: Client): Promise<void> {
@@ -458,7 +469,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   #forget(client: Client): void {
-    if (!this.#clients.delete(toKey(client.address))) return;
+    const key = toKey(client.address);
+    if (this.#clients.get(key) !== client) return;
+    this.#clients.delete(key);
     const error = client.connection.endError();
     this.#tell(this.#settings.onDisconnect, client.address, error);
   }
