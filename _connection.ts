@@ -22,6 +22,9 @@ export const LINGER = 1_000;
 /** … and how long for one that takes little by little. */
 const MAX_LINGER = 10_000;
 
+/** What a batch without messages waits for. */
+const SENT = Promise.resolve();
+
 /** Where input goes that nobody wants any more; what several ends read there may mix. */
 let sink: Uint8Array<ArrayBuffer> | undefined;
 
@@ -37,8 +40,7 @@ export interface ConnectionOptions {
 
 /** Messages that leave together: text to encode, or frames that are encoded already. */
 interface Batch {
-  texts: string[];
-  frames: Uint8Array<ArrayBuffer>[];
+  readonly messages: string[] | Uint8Array<ArrayBuffer>[];
   size: number;
   /** Whether more may join: it is not being written yet. */
   open: boolean;
@@ -170,24 +172,15 @@ export class Connection {
     if (!this.open) throw this.sendError();
     const size = message.length + 1;
     let batch = this.#last;
-    if (!batch?.open || !fits(batch, message)) {
-      batch = this.#begin();
-    }
-    if (typeof message === "string") batch.texts.push(message);
-    else batch.frames.push(message);
+    if (!batch?.open || !fits(batch, message)) batch = this.#begin();
+    (batch.messages as typeof message[]).push(message);
     batch.size += size;
     this.#unsent += size;
     return batch.written;
   }
 
   #begin(): Batch {
-    const batch: Batch = {
-      texts: [],
-      frames: [],
-      size: 0,
-      open: true,
-      written: Promise.resolve(),
-    };
+    const batch: Batch = { messages: [], size: 0, open: true, written: SENT };
     batch.written = this.#write(batch, this.#last?.written);
     this.#last = batch;
     return batch;
@@ -198,7 +191,15 @@ export class Connection {
     await before;
     batch.open = false;
     try {
-      for (const piece of toPieces(batch)) await this.#writeAll(piece);
+      for (const piece of toPieces(batch)) {
+        for (let rest = piece; rest.length > 0;) {
+          const count = await this.#conn.write(rest);
+          this.#progress += count;
+          if (!this.#reading) this.#touch();
+          if (count === rest.length) break;
+          rest = rest.subarray(count);
+        }
+      }
     } catch (error) {
       this.#sendFault ??= error;
       this.#last = undefined;
@@ -207,16 +208,6 @@ export class Connection {
     }
     this.#unsent -= batch.size;
     if (this.#last === batch) this.#last = undefined;
-  }
-
-  async #writeAll(piece: Uint8Array<ArrayBuffer>): Promise<void> {
-    for (let rest = piece; rest.length > 0;) {
-      const count = await this.#conn.write(rest);
-      this.#progress += count;
-      if (!this.#reading) this.#touch();
-      if (count === rest.length) return;
-      rest = rest.subarray(count);
-    }
   }
 
   /** Settles when everything posted so far is with the kernel, or will never be. */
@@ -329,13 +320,19 @@ export class Connection {
 }
 
 function fits(batch: Batch, message: string | Uint8Array): boolean {
-  const kind = typeof message === "string" ? batch.frames : batch.texts;
-  return kind.length === 0 && batch.size + message.length < PIECE;
+  return typeof batch.messages[0] === typeof message &&
+    batch.size + message.length < PIECE;
 }
 
 function toPieces(batch: Batch): Iterable<Uint8Array<ArrayBuffer>> {
-  if (batch.texts.length > 0) return encodeFrames(batch.texts);
-  return batch.frames.length === 1 ? batch.frames : [concat(batch.frames)];
+  if (areTexts(batch.messages)) return encodeFrames(batch.messages);
+  return batch.messages.length === 1
+    ? batch.messages
+    : [concat(batch.messages)];
+}
+
+function areTexts(messages: string[] | Uint8Array[]): messages is string[] {
+  return typeof messages[0] === "string";
 }
 
 /** Waits for a promise that does not reject, for so many milliseconds at the most. */

@@ -302,16 +302,6 @@ export function checkText(message: string, limit: number): void {
   );
 }
 
-/** The bytes of a message that {@linkcode checkText} let through, in a datagram. */
-export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
-  const wanted = Math.min(message.length * 3, PIECE);
-  if (arena.length < wanted) arena = new Uint8Array(PIECE);
-  const { written } = encoder.encodeInto(message, arena);
-  const datagram = arena.subarray(0, written);
-  arena = arena.subarray(written);
-  return datagram;
-}
-
 /** Throws unless `message` can be framed. */
 export function checkMessage(message: string, limit: number): void {
   checkText(message, limit);
@@ -338,32 +328,52 @@ function byteLength(message: string): number {
  * Encoding into a part of a large buffer is several times faster than a buffer for
  * each message. It is never written to twice, so nothing need tell when a write ends.
  */
-let arena = new Uint8Array(0);
+let arena = new ArrayBuffer(0);
+let arenaUsed = 0;
+
+/** A part of the arena to encode into. */
+function reserve(size: number): Uint8Array<ArrayBuffer> {
+  if (arena.byteLength - arenaUsed < size) {
+    arena = new ArrayBuffer(PIECE);
+    arenaUsed = 0;
+  }
+  return new Uint8Array(arena, arenaUsed, size);
+}
+
+/** Takes what was encoded out of the arena. */
+function take(size: number): Uint8Array<ArrayBuffer> {
+  const piece = new Uint8Array(arena, arenaUsed, size);
+  arenaUsed += size;
+  return piece;
+}
 
 /** The frames of messages that {@linkcode checkMessage} let through, in pieces to write. */
-export function* encodeFrames(
+export function encodeFrames(
   messages: readonly string[],
-): Generator<Uint8Array<ArrayBuffer>> {
-  const text = messages.length === 1
-    ? messages[0] ?? ""
-    : messages.join(TERMINATOR_TEXT);
-  let at = 0;
-  for (let ended = false; !ended;) {
-    const wanted = Math.min((text.length - at) * 3 + 1, PIECE);
-    if (arena.length < wanted) arena = new Uint8Array(PIECE);
+): Iterable<Uint8Array<ArrayBuffer>> {
+  const [first = ""] = messages;
+  const text = messages.length === 1 ? first : messages.join(TERMINATOR_TEXT);
+  return text.length * 3 < PIECE ? [encodeShort(text)] : encodeLong(text);
+}
+
+function encodeShort(text: string): Uint8Array<ArrayBuffer> {
+  const room = reserve(text.length * 3 + 1);
+  const { written } = encoder.encodeInto(text, room);
+  room[written] = TERMINATOR;
+  return take(written + 1);
+}
+
+function* encodeLong(text: string): Generator<Uint8Array<ArrayBuffer>> {
+  for (let at = 0; at < text.length;) {
+    // With one byte more, for the terminator.
+    const buffer = new Uint8Array(PIECE + 1);
     const { read, written } = encoder.encodeInto(
-      at ? text.slice(at) : text,
-      arena,
+      text.slice(at),
+      buffer.subarray(0, PIECE),
     );
     at += read;
-    let size = written;
-    if (at === text.length && size < arena.length) {
-      arena[size++] = TERMINATOR;
-      ended = true;
-    }
-    const piece = arena.subarray(0, size);
-    arena = arena.subarray(size);
-    yield piece;
+    buffer[written] = TERMINATOR;
+    yield buffer.subarray(0, at < text.length ? written : written + 1);
   }
 }
 
@@ -372,6 +382,12 @@ export function encodeFrame(message: string): Uint8Array<ArrayBuffer> {
   const pieces = [...encodeFrames([message])];
   const [only] = pieces;
   return only && pieces.length === 1 ? only : concat(pieces);
+}
+
+/** The bytes of a message that {@linkcode checkText} let through, in a datagram. */
+export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
+  const room = reserve(Math.min(message.length * 3, PIECE));
+  return take(encoder.encodeInto(message, room).written);
 }
 
 /** How many frames end in these bytes. */
