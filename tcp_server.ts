@@ -430,7 +430,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     }
   }
 
-  async #handleLater(client: Client, reply: Promise<Reply>): Promise<void> {
+  async #handleLater(client: Client, reply: PromiseLike<Reply>): Promise<void> {
     try {
       this.#reply(client, await reply);
     } catch (error) {
@@ -484,7 +484,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     try {
       const result: unknown = callback?.(...args);
       if (isPromise(result)) {
-        result.catch((error) => this.#report(error, args[0]));
+        result.then(undefined, (error) => this.#report(error, args[0]));
       }
     } catch (error) {
       this.#report(error, args[0]);
@@ -498,9 +498,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
         cause: error,
       });
     try {
-      this.#settings.onError(wrapped, clientAddr);
+      const result: unknown = this.#settings.onError(wrapped, clientAddr);
+      if (isPromise(result)) result.then(undefined, console.error);
     } catch (error) {
-      logError(wrapped, clientAddr);
       console.error(error);
     }
   }
@@ -635,6 +635,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   async #stop(): Promise<void> {
+    // Or a script with nothing else to do would end before this does.
+    this.#listener.ref();
     this.#listener.close();
     this.#resume?.();
     await Promise.all(
@@ -727,7 +729,7 @@ function toKey([ip, port]: Address): string {
   return `${ip} ${port}`;
 }
 
-function isPromise(value: unknown): value is Promise<Reply> {
+function isPromise(value: unknown): value is PromiseLike<Reply> {
   return typeof value === "object" && value !== null && "then" in value &&
     typeof value.then === "function";
 }
