@@ -501,6 +501,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
       const result: unknown = this.#settings.onError(wrapped, clientAddr);
       if (isPromise(result)) result.then(undefined, console.error);
     } catch (error) {
+      logError(wrapped, clientAddr);
       console.error(error);
     }
   }
