@@ -7,7 +7,7 @@
 
 import { type Address, formatAddress } from "./_address.ts";
 import { MAX_TIMER } from "./_check.ts";
-import { ClosedError, reason } from "./_errors.ts";
+import { ClosedError, CommunicationError, reason } from "./_errors.ts";
 import {
   checkMessage,
   concat,
@@ -16,6 +16,8 @@ import {
   FrameDecoder,
   PIECE,
 } from "./_framing.ts";
+import type { Stats } from "./_stats.ts";
+import { isTls } from "./_tls.ts";
 
 /** How long an end waits for a peer that takes nothing or does not close, in ms … */
 export const LINGER = 1_000;
@@ -33,7 +35,12 @@ export interface ConnectionOptions {
   maxMessageBytes: number;
   /** After how many milliseconds without a byte from the peer to give it up; 0 = never. */
   idleTimeout: number;
+  /** Where to count. */
+  stats: Stats;
 }
+
+/** A socket with TLS or without. */
+export type Conn = Deno.TcpConn | Deno.TlsConn;
 
 /** Messages that leave together: text to encode, or frames that are encoded already. */
 interface Batch {
@@ -49,9 +56,10 @@ interface Batch {
 export class Connection {
   /** The other end. */
   readonly remoteAddress: Address;
-  readonly #conn: Deno.TcpConn;
+  readonly #conn: Conn;
   readonly #decoder: FrameDecoder;
   readonly #maxMessageBytes: number;
+  readonly #stats: Stats;
   #last: Batch | undefined;
   #unsent = 0;
   #progress = 0;
@@ -62,6 +70,8 @@ export class Connection {
   #sendFault: unknown;
   #closed: Promise<void> | undefined;
   #reading = false;
+  /** Whether the first bytes are still to come, which tell a peer that speaks TLS. */
+  #fresh: boolean;
   readonly #idleTimeout: number;
   #idleTimer: ReturnType<typeof setTimeout> | undefined;
   #active = 0;
@@ -70,19 +80,16 @@ export class Connection {
    * @param conn The socket, which belongs to the connection from here on.
    * @param options Address and limits.
    */
-  constructor(conn: Deno.TcpConn, options: ConnectionOptions) {
+  constructor(conn: Conn, options: ConnectionOptions) {
     this.#conn = conn;
     this.remoteAddress = options.remoteAddress;
     this.#maxMessageBytes = options.maxMessageBytes;
     this.#decoder = new FrameDecoder(options.maxMessageBytes);
+    this.#stats = options.stats;
+    this.#fresh = "setNoDelay" in conn;
     this.#idleTimeout = options.idleTimeout;
     if (this.#idleTimeout > 0) this.#watch();
-    try {
-      conn.setNoDelay(true);
-      conn.setKeepAlive(true);
-    } catch {
-      // The peer is gone already, and the first read will tell.
-    }
+    if ("setNoDelay" in conn) tune(conn);
   }
 
   /** Gives the peer up when it has been silent for too long. */
@@ -131,7 +138,15 @@ export class Connection {
 
   /** Messages that have arrived whole; throws what {@linkcode FrameDecoder.take} throws. */
   take(): Decoded | undefined {
-    return this.#decoder.take();
+    const { invalid } = this.#decoder;
+    const messages = this.#decoder.take();
+    if (messages) this.#count(messages.length, this.#decoder.invalid - invalid);
+    return messages;
+  }
+
+  #count(messages: number, invalid: number): void {
+    this.#stats.messagesIn += messages - invalid;
+    this.#stats.invalidMessages += invalid;
   }
 
   /** Reads once; false at the end. Never rejects: {@linkcode fault} tells what went wrong. */
@@ -140,9 +155,10 @@ export class Connection {
     this.#reading = true;
     this.#touch();
     try {
-      const count = await this.#conn.read(this.#decoder.room());
+      const room = this.#decoder.room();
+      const count = await this.#conn.read(room);
       if (count === null) this.#ended = true;
-      else this.#decoder.fill(count);
+      else this.#arrived(count, room);
     } catch (error) {
       this.#ended = true;
       if (!this.#closed) this.#fault ??= error;
@@ -150,6 +166,17 @@ export class Connection {
     this.#reading = false;
     this.#touch();
     return !this.#ended && !this.#closed;
+  }
+
+  #arrived(count: number, room: Uint8Array): void {
+    this.#stats.bytesIn += count;
+    if (this.#fresh && isTls(room.subarray(0, count))) {
+      return this.destroy(
+        new CommunicationError("the peer speaks TLS, and this side does not"),
+      );
+    }
+    this.#fresh = false;
+    this.#decoder.fill(count);
   }
 
   #touch(): void {
@@ -206,6 +233,7 @@ export class Connection {
       throw this.sendError();
     }
     this.#unsent -= batch.size;
+    this.#stats.messagesOut += batch.texts.length + batch.frames.length;
     if (this.#last === batch) this.#last = undefined;
   }
 
@@ -213,6 +241,7 @@ export class Connection {
     for (let rest = piece; rest.length > 0;) {
       const count = await this.#conn.write(rest);
       this.#progress += count;
+      this.#stats.bytesOut += count;
       if (!this.#reading) this.#touch();
       if (count === rest.length) return;
       rest = rest.subarray(count);
@@ -325,6 +354,16 @@ export class Connection {
         incomplete,
       },
     );
+  }
+}
+
+/** Messages leave when they are sent, and a dead peer is found out some day. */
+export function tune(conn: Deno.TcpConn): void {
+  try {
+    conn.setNoDelay(true);
+    conn.setKeepAlive(true);
+  } catch {
+    // The peer is gone already, and the first read will tell.
   }
 }
 

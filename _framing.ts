@@ -70,6 +70,8 @@ export class FrameDecoder {
   #longText = "";
   /** … or, from the first U+FFFD on, the bytes themselves. */
   #longParts: Uint8Array[] | undefined;
+  /** How many messages were not UTF-8. */
+  invalid = 0;
 
   /** @param maxMessageBytes The longest message to accept, in bytes. */
   constructor(maxMessageBytes: number) {
@@ -162,7 +164,7 @@ export class FrameDecoder {
     for (let i = 0; i < messages.length; i++) {
       const end = this.#buffer.indexOf(TERMINATOR, start);
       if ((messages[i] as string).includes("\uFFFD")) {
-        messages[i] = strictly(this.#buffer.subarray(start, end));
+        messages[i] = this.#strictly(this.#buffer.subarray(start, end));
       }
       start = end + 1;
     }
@@ -208,11 +210,17 @@ export class FrameDecoder {
     const bytes = this.#buffer.subarray(this.#start, at);
     this.#keepLong(decoder.decode(bytes), bytes);
     const parts = this.#longParts;
-    const message = parts ? strictly(concat(parts)) : this.#longText;
+    const message = parts ? this.#strictly(concat(parts)) : this.#longText;
     this.#start = this.#scanned = at + 1;
     this.#longBytes = 0;
     this.#longText = "";
     this.#longParts = undefined;
+    return message;
+  }
+
+  #strictly(bytes: Uint8Array): string | InvalidMessageError {
+    const message = strictly(bytes);
+    if (typeof message !== "string") this.invalid++;
     return message;
   }
 

@@ -41,9 +41,11 @@ import {
   checkInteger,
   checkOptions,
   checkTime,
+  isPromise,
   show,
 } from "./_check.ts";
-import { Connection, LINGER, within } from "./_connection.ts";
+import { type Allow, allowCidr, refusal } from "./_allow.ts";
+import { type Conn, Connection, LINGER, within } from "./_connection.ts";
 import { ClosedError, CommunicationError, explain } from "./_errors.ts";
 import {
   checkMaxMessageBytes,
@@ -53,7 +55,16 @@ import {
   encodeFrame,
 } from "./_framing.ts";
 
-export type { Address };
+import { newStats, type ServerStats, type Stats } from "./_stats.ts";
+import {
+  checkServerTls,
+  type ServerTLSOptions,
+  shakeHands,
+  timeLimit,
+} from "./_tls.ts";
+
+export { allowCidr };
+export type { Address, ServerStats, ServerTLSOptions, Stats };
 
 /** Unsent bytes of replies from which on a client is read no further. */
 const HIGH_WATER = 65_536;
@@ -62,6 +73,7 @@ const PATIENCE = 100;
 /** Pauses after a failure to accept, in ms: the first, and the longest. */
 const MIN_PAUSE = 20;
 const MAX_PAUSE = 500;
+const DEFAULT_HANDSHAKE_TIMEOUT = 10_000;
 
 /**
  * What a {@linkcode MessageCallback} may return: a string is sent back to the
@@ -124,6 +136,21 @@ export interface TCPServerOptions {
    * @default {0}
    */
   idleTimeout?: number;
+  /**
+   * Asked before anything of a client is read; only `true` lets it in. Another is
+   * closed at once and told to `onError`. {@linkcode allowCidr} makes one from
+   * ranges of addresses.
+   *
+   * @default {() => true}
+   */
+  allow?: (clientAddr: Address) => boolean;
+  /**
+   * The certificate and key with which to speak TLS, which clients then have to.
+   *
+   * With it {@linkcode TCPServer.unref} has no effect: Deno's TLS listener keeps
+   * the script alive.
+   */
+  tls?: ServerTLSOptions;
   /** Called when a client has connected, before its first message. */
   onConnect?: (clientAddr: Address) => void;
   /**
@@ -176,9 +203,16 @@ export function createTcpServer(
   const settings = checkServerOptions(options);
   const wire = wirePort(port, options.portOffset);
   const address = Object.freeze([settings.hostname, port] as const);
-  let listener: Deno.TcpListener;
+  const where = { hostname: settings.hostname, port: wire };
+  let listener: Listener;
   try {
-    listener = Deno.listen({ hostname: settings.hostname, port: wire });
+    listener = settings.tls
+      ? Deno.listenTls({
+        ...where,
+        cert: settings.tls.cert,
+        key: settings.tls.key,
+      })
+      : Deno.listen(where);
   } catch (error) {
     throw explain(
       `Cannot listen on ${formatWithWire(address, options.portOffset)}`,
@@ -188,29 +222,32 @@ export function createTcpServer(
   return newServer(listener, address, messageCallback, settings);
 }
 
-type Settings =
-  & Required<
-    Omit<TCPServerOptions, "portOffset" | "onConnect" | "onDisconnect">
-  >
-  & Pick<TCPServerOptions, "portOffset" | "onConnect" | "onDisconnect">;
+type Listener = Deno.TcpListener | Deno.TlsListener;
+
+/** The options, with the defaults in place. */
+type Settings = TCPServerOptions & typeof DEFAULTS;
+
+const DEFAULTS = {
+  hostname: "0.0.0.0",
+  maxMessageBytes: DEFAULT_MAX_MESSAGE_BYTES,
+  maxClients: 1024,
+  maxSendBufferBytes: 16_777_216,
+  idleTimeout: 0,
+  onError: logError,
+};
 
 function checkServerOptions(options: TCPServerOptions): Settings {
   checkOptions(options);
-  const settings: Settings = {
-    ...options,
-    hostname: options.hostname ?? "0.0.0.0",
-    maxMessageBytes: options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
-    maxClients: options.maxClients ?? 1024,
-    maxSendBufferBytes: options.maxSendBufferBytes ?? 16_777_216,
-    idleTimeout: options.idleTimeout ?? 0,
-    onError: options.onError ?? logError,
-  };
+  const settings: Settings = { ...DEFAULTS, ...withoutUndefined(options) };
   checkHost(settings.hostname);
   checkMaxMessageBytes(settings.maxMessageBytes);
   checkInteger("maxClients", settings.maxClients, 1);
   checkInteger("maxSendBufferBytes", settings.maxSendBufferBytes, 1);
   checkTime("idleTimeout", settings.idleTimeout);
-  for (const name of ["onConnect", "onDisconnect", "onError"] as const) {
+  checkServerTls(settings.tls);
+  for (
+    const name of ["allow", "onConnect", "onDisconnect", "onError"] as const
+  ) {
     checkFunction(name, settings[name]);
   }
   return settings;
@@ -229,7 +266,7 @@ interface Client {
 }
 
 let newServer: (
-  listener: Deno.TcpListener,
+  listener: Listener,
   address: Address,
   callback: MessageCallback | undefined,
   settings: Settings,
@@ -285,10 +322,17 @@ export class TCPServer implements AsyncDisposable, Disposable {
    */
   readonly finished: Promise<void>;
   readonly #finish: () => void;
-  readonly #listener: Deno.TcpListener;
+  readonly #listener: Listener;
   readonly #callback: MessageCallback | undefined;
   readonly #settings: Settings;
   readonly #clients = new Map<string, Client>();
+  readonly #handshakes = new Set<ReturnType<typeof timeLimit>>();
+  readonly #stats: ServerStats = {
+    ...newStats(),
+    connectionsAccepted: 0,
+    connectionsRefused: 0,
+    slowClientsDropped: 0,
+  };
   readonly #accepting: Promise<void>;
   #stopped: Promise<void> | undefined;
   #resume: (() => void) | undefined;
@@ -299,7 +343,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   private constructor(
-    listener: Deno.TcpListener,
+    listener: Listener,
     address: Address,
     callback: MessageCallback | undefined,
     settings: Settings,
@@ -344,27 +388,69 @@ export class TCPServer implements AsyncDisposable, Disposable {
     });
   }
 
-  #welcome(conn: Deno.TcpConn): void {
-    const { portOffset, maxClients, maxMessageBytes, idleTimeout } =
-      this.#settings;
+  #welcome(conn: Conn): void {
+    const { portOffset, maxClients, allow, tls } = this.#settings;
     const address = toAddress(conn.remoteAddr as Deno.NetAddr, portOffset);
-    if (this.#stopped || this.#clients.size >= maxClients) {
+    if (this.#stopped) return conn.close();
+    const full = this.#clients.size + this.#handshakes.size >= maxClients;
+    const refused = full
+      ? new CommunicationError(
+        `Cannot serve ${
+          formatAddress(address)
+        }: ${maxClients} clients are connected already`,
+      )
+      : refusal(allow as Allow | undefined, address);
+    if (refused) {
       conn.close();
-      if (this.#stopped) return;
-      const error = `Cannot serve ${
-        formatAddress(address)
-      }: ${maxClients} clients are connected already`;
-      return this.#report(new CommunicationError(error), address);
+      return this.#refuse(refused, address);
     }
+    if ("handshake" in conn) {
+      this.#shakeHands(conn, address, tls?.handshakeTimeout);
+    } else this.#admit(conn, address);
+  }
+
+  #refuse(error: Error, address: Address): void {
+    this.#stats.connectionsRefused++;
+    this.#report(error, address);
+  }
+
+  /** Apart from accepting, so that a handshake that hangs keeps nobody waiting. */
+  async #shakeHands(
+    conn: Deno.TlsConn,
+    address: Address,
+    timeout: number = DEFAULT_HANDSHAKE_TIMEOUT,
+  ): Promise<void> {
+    const limit = timeLimit(timeout, "no TLS handshake");
+    this.#handshakes.add(limit);
+    try {
+      await shakeHands(conn, limit.signal);
+      if (this.#stopped) conn.close();
+      else this.#admit(conn, address);
+    } catch (error) {
+      if (this.#stopped) return;
+      this.#refuse(
+        explain(`Cannot serve ${formatAddress(address)} with TLS`, error),
+        address,
+      );
+    } finally {
+      limit.clear();
+      this.#handshakes.delete(limit);
+    }
+  }
+
+  #admit(conn: Conn, address: Address): void {
+    const { maxMessageBytes, idleTimeout } = this.#settings;
     const connection = new Connection(conn, {
       remoteAddress: address,
       maxMessageBytes,
       idleTimeout,
+      stats: this.#stats,
     });
     connection.hold(this.#held);
     const client: Client = { address, connection };
     this.#forgetGhost(toKey(address));
     this.#clients.set(toKey(address), client);
+    this.#stats.connectionsAccepted++;
     this.#tell(this.#settings.onConnect, address);
     this.#serve(client);
   }
@@ -430,7 +516,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     }
   }
 
-  async #handleLater(client: Client, reply: Promise<Reply>): Promise<void> {
+  async #handleLater(client: Client, reply: PromiseLike<Reply>): Promise<void> {
     try {
       this.#reply(client, await reply);
     } catch (error) {
@@ -463,6 +549,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
           }: it reads too slowly`,
         ),
       );
+      this.#stats.slowClientsDropped++;
       this.#forget(client);
     }
     return client.connection.post(frame);
@@ -484,7 +571,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     try {
       const result: unknown = callback?.(...args);
       if (isPromise(result)) {
-        result.catch((error) => this.#report(error, args[0]));
+        result.then(undefined, (error) => this.#report(error, args[0]));
       }
     } catch (error) {
       this.#report(error, args[0]);
@@ -593,6 +680,29 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   /**
+   * What was counted so far, of all clients, as plain numbers.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpClient, createTcpServer } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = createTcpServer(70943, (message) => message, {
+   *   hostname: "127.0.0.1",
+   * });
+   * await using client = await createTcpClient("127.0.0.1", 70943);
+   * await client.send("PICK");
+   * await client.receive();
+   * assertEquals([server.stats.connectionsAccepted, server.stats.messagesIn], [1, 1]);
+   * ```
+   *
+   * @returns A copy of the numbers.
+   */
+  get stats(): ServerStats {
+    return { ...this.#stats };
+  }
+
+  /**
    * The clients that are connected.
    *
    * @returns Their addresses, those connected longest first.
@@ -637,6 +747,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
   async #stop(): Promise<void> {
     this.#listener.close();
     this.#resume?.();
+    for (const limit of this.#handshakes) {
+      limit.abort(new ClosedError("stopped"));
+    }
     await Promise.all(
       [...this.#clients.values()].map((client) => this.#close(client)),
     );
@@ -727,9 +840,10 @@ function toKey([ip, port]: Address): string {
   return `${ip} ${port}`;
 }
 
-function isPromise(value: unknown): value is Promise<Reply> {
-  return typeof value === "object" && value !== null && "then" in value &&
-    typeof value.then === "function";
+function withoutUndefined<T extends object>(options: T): T {
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  ) as T;
 }
 
 /**
