@@ -57,6 +57,12 @@ export function checkFunction(name: string, value: unknown): void {
   }
 }
 
+/** Whether a callback has answered later. */
+export function isPromise(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === "object" && value !== null && "then" in value &&
+    typeof value.then === "function";
+}
+
 /** A value in an error message: short, and never one that throws itself. */
 export function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);

@@ -5,9 +5,9 @@
  * with the messages of a turn in one write, flow control, and closing.
  */
 
-import { type Address, formatAddress } from "./_address.ts";
+import { type Address, formatWithWire } from "./_address.ts";
 import { MAX_TIMER } from "./_check.ts";
-import { ClosedError, reason } from "./_errors.ts";
+import { ClosedError, CommunicationError, reason } from "./_errors.ts";
 import {
   checkMessage,
   concat,
@@ -16,11 +16,16 @@ import {
   FrameDecoder,
   PIECE,
 } from "./_framing.ts";
+import type { Stats } from "./_stats.ts";
+import { isTls } from "./_tls.ts";
 
 /** How long an end waits for a peer that takes nothing or does not close, in ms … */
 export const LINGER = 1_000;
 /** … and how long for one that takes little by little. */
 const MAX_LINGER = 10_000;
+
+/** Bytes to hold untaken and yet read on, so that an end behind them is seen. */
+const READ_AHEAD = 4096;
 
 /** What a batch without messages waits for. */
 const SENT = Promise.resolve();
@@ -32,11 +37,18 @@ let sink: Uint8Array<ArrayBuffer> | undefined;
 export interface ConnectionOptions {
   /** The other end. */
   remoteAddress: Address;
+  /** What makes wire ports of communication ports, for error messages. */
+  portOffset: number | undefined;
   /** The longest message either way, in bytes. */
   maxMessageBytes: number;
   /** After how many milliseconds without a byte from the peer to give it up; 0 = never. */
   idleTimeout: number;
+  /** Where to count. */
+  stats: Stats;
 }
+
+/** A socket with TLS or without. */
+export type Conn = Deno.TcpConn | Deno.TlsConn;
 
 /** Messages that leave together: text to encode, or frames that are encoded already. */
 interface Batch {
@@ -51,9 +63,11 @@ interface Batch {
 export class Connection {
   /** The other end. */
   readonly remoteAddress: Address;
-  readonly #conn: Deno.TcpConn;
+  readonly #conn: Conn;
   readonly #decoder: FrameDecoder;
+  readonly #portOffset: number | undefined;
   readonly #maxMessageBytes: number;
+  readonly #stats: Stats;
   #last: Batch | undefined;
   #unsent = 0;
   #progress = 0;
@@ -64,6 +78,8 @@ export class Connection {
   #sendFault: unknown;
   #closed: Promise<void> | undefined;
   #reading = false;
+  /** Whether the first bytes are still to come, which tell a peer that speaks TLS. */
+  #fresh: boolean;
   readonly #idleTimeout: number;
   #idleTimer: ReturnType<typeof setTimeout> | undefined;
   #active = 0;
@@ -72,34 +88,38 @@ export class Connection {
    * @param conn The socket, which belongs to the connection from here on.
    * @param options Address and limits.
    */
-  constructor(conn: Deno.TcpConn, options: ConnectionOptions) {
+  constructor(conn: Conn, options: ConnectionOptions) {
     this.#conn = conn;
     this.remoteAddress = options.remoteAddress;
+    this.#portOffset = options.portOffset;
     this.#maxMessageBytes = options.maxMessageBytes;
     this.#decoder = new FrameDecoder(options.maxMessageBytes);
+    this.#stats = options.stats;
+    this.#fresh = "setNoDelay" in conn;
     this.#idleTimeout = options.idleTimeout;
     if (this.#idleTimeout > 0) this.#watch();
-    try {
-      conn.setNoDelay(true);
-      conn.setKeepAlive(true);
-    } catch {
-      // The peer is gone already, and the first read will tell.
-    }
+    if ("setNoDelay" in conn) tune(conn);
   }
 
-  /** Gives the peer up when it has been silent for too long. */
-  #watch(): void {
+  /**
+   * Gives the peer up when it has been silent for too long.
+   *
+   * @param last Whether this is the look after the time ran out: what came while the
+   * script held the event loop up is read only after its timers.
+   */
+  #watch(last = false): void {
     const now = performance.now();
     // Neither read nor to be written to: the silence is this side's.
     if (!this.#reading && this.#unsent === 0) this.#active = now;
     const left = this.#active + this.#idleTimeout - now;
-    if (left <= 0) {
+    if (left <= 0 && last) {
       const limit = `${this.#idleTimeout} ms`;
       return this.destroy(
         new Deno.errors.TimedOut(`nothing came for ${limit}`),
       );
     }
-    const timer = setTimeout(() => this.#watch(), Math.min(left, MAX_TIMER));
+    const wait = Math.min(Math.max(left, 0), MAX_TIMER);
+    const timer = setTimeout(() => this.#watch(left <= 0), wait);
     Deno.unrefTimer(timer);
     this.#idleTimer = timer;
   }
@@ -126,14 +146,22 @@ export class Connection {
     else this.#conn.unref();
   }
 
-  /** Whether {@linkcode take} may have more: if not, it is time to read. */
-  get unscanned(): boolean {
-    return this.#decoder.unscanned;
+  /** Whether so little waits to be taken that reading ahead costs nothing. */
+  get hungry(): boolean {
+    return this.#decoder.held < READ_AHEAD;
   }
 
   /** Messages that have arrived whole; throws what {@linkcode FrameDecoder.take} throws. */
   take(): Decoded | undefined {
-    return this.#decoder.take();
+    const { invalid } = this.#decoder;
+    const messages = this.#decoder.take();
+    if (messages) this.#count(messages.length, this.#decoder.invalid - invalid);
+    return messages;
+  }
+
+  #count(messages: number, invalid: number): void {
+    this.#stats.messagesIn += messages - invalid;
+    this.#stats.invalidMessages += invalid;
   }
 
   /** Reads once; false at the end. Never rejects: {@linkcode fault} tells what went wrong. */
@@ -142,9 +170,10 @@ export class Connection {
     this.#reading = true;
     this.#touch();
     try {
-      const count = await this.#conn.read(this.#decoder.room());
+      const room = this.#decoder.room();
+      const count = await this.#conn.read(room);
       if (count === null) this.#ended = true;
-      else this.#decoder.fill(count);
+      else this.#arrived(count, room);
     } catch (error) {
       this.#ended = true;
       if (!this.#closed) this.#fault ??= error;
@@ -154,21 +183,39 @@ export class Connection {
     return !this.#ended && !this.#closed;
   }
 
+  #arrived(count: number, room: Uint8Array): void {
+    this.#stats.bytesIn += count;
+    if (this.#fresh && isTls(room.subarray(0, count))) {
+      return this.destroy(
+        new CommunicationError("the peer speaks TLS, and this side does not"),
+      );
+    }
+    this.#fresh = false;
+    this.#decoder.fill(count);
+  }
+
   #touch(): void {
     if (this.#idleTimeout > 0) this.#active = performance.now();
   }
 
   /**
-   * Sends a message. Those of one turn of the event loop leave in one write, and
-   * while a write is under way those to come gather for the next.
+   * Sends a message. Those posted in a row leave in one write, and while a write is
+   * under way those to come gather for the next.
    *
    * @returns Settles when the bytes are with the kernel, or will never be.
    * @throws {TypeError | MessageTooLargeError | ClosedError}
    */
-  post(message: string | Uint8Array<ArrayBuffer>): Promise<void> {
-    if (typeof message === "string") {
-      checkMessage(message, this.#maxMessageBytes);
-    }
+  post(message: string): Promise<void> {
+    checkMessage(message, this.#maxMessageBytes);
+    return this.#post(message);
+  }
+
+  /** Sends what {@linkcode encodeFrame} made of a message. */
+  postFrame(frame: Uint8Array<ArrayBuffer>): Promise<void> {
+    return this.#post(frame);
+  }
+
+  #post(message: string | Uint8Array<ArrayBuffer>): Promise<void> {
     if (!this.open) throw this.sendError();
     const size = message.length + 1;
     let batch = this.#last;
@@ -195,6 +242,7 @@ export class Connection {
         for (let rest = piece; rest.length > 0;) {
           const count = await this.#conn.write(rest);
           this.#progress += count;
+          this.#stats.bytesOut += count;
           if (!this.#reading) this.#touch();
           if (count === rest.length) break;
           rest = rest.subarray(count);
@@ -207,6 +255,7 @@ export class Connection {
       throw this.sendError();
     }
     this.#unsent -= batch.size;
+    this.#stats.messagesOut += batch.messages.length;
     if (this.#last === batch) this.#last = undefined;
   }
 
@@ -298,7 +347,8 @@ export class Connection {
   }
 
   #closedError(what: string, incomplete: Uint8Array): ClosedError {
-    const cannot = `Cannot ${what} ${formatAddress(this.remoteAddress)}`;
+    const peer = formatWithWire(this.remoteAddress, this.#portOffset);
+    const cannot = `Cannot ${what} ${peer}`;
     const cause = this.#fault ?? this.#sendFault;
     if (cause !== undefined) {
       return new ClosedError(`${cannot}: ${reason(cause)}`, {
@@ -316,6 +366,16 @@ export class Connection {
         incomplete,
       },
     );
+  }
+}
+
+/** Messages leave when they are sent, and a dead peer is found out some day. */
+export function tune(conn: Deno.TcpConn): void {
+  try {
+    conn.setNoDelay(true);
+    conn.setKeepAlive(true);
+  } catch {
+    // The peer is gone already, and the first read will tell.
   }
 }
 

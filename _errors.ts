@@ -225,5 +225,8 @@ export function explain(what: string, cause: unknown): Error {
   if (!(cause instanceof Error)) return new Error(message, { cause });
   const Kind = cause.constructor as ErrorConstructor;
   const error = new Kind(message, { cause });
-  return "code" in cause ? Object.assign(error, { code: cause.code }) : error;
+  if (Object.hasOwn(cause, "code") && "code" in cause) {
+    Object.assign(error, { code: cause.code });
+  }
+  return error;
 }

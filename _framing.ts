@@ -70,6 +70,8 @@ export class FrameDecoder {
   #longText = "";
   /** … or, from the first U+FFFD on, the bytes themselves. */
   #longParts: Uint8Array[] | undefined;
+  /** How many messages were not UTF-8. */
+  invalid = 0;
 
   /** @param maxMessageBytes The longest message to accept, in bytes. */
   constructor(maxMessageBytes: number) {
@@ -114,8 +116,13 @@ export class FrameDecoder {
     }
   }
 
+  /** How many bytes wait to be taken, or for their terminator. */
+  get held(): number {
+    return this.#end - this.#start;
+  }
+
   /** Whether a look for a whole message can find one: false once all is scanned. */
-  get unscanned(): boolean {
+  get #unscanned(): boolean {
     return this.#end > Math.max(this.#start, this.#scanned);
   }
 
@@ -126,7 +133,11 @@ export class FrameDecoder {
    * came before it has been returned; nothing after it can be.
    */
   take(): Decoded | undefined {
-    while (this.unscanned) {
+    while (true) {
+      if (!this.#unscanned) {
+        this.#checkSize(this.#end - this.#start);
+        return undefined;
+      }
       const from = Math.max(this.#start, this.#scanned);
       if (this.#longBytes > 0 && this.#end - from >= WINDOW) {
         const message = this.#takeLong();
@@ -138,7 +149,7 @@ export class FrameDecoder {
       this.#scanned = to;
       if (last >= 0) return this.#takeWhole(from, from + last);
       this.#checkSize(to - this.#start);
-      if (to - this.#start < WINDOW) return undefined;
+      if (to - this.#start < WINDOW) continue;
       const message = this.#takeLong();
       if (message !== undefined) return [message];
     }
@@ -162,7 +173,7 @@ export class FrameDecoder {
     for (let i = 0; i < messages.length; i++) {
       const end = this.#buffer.indexOf(TERMINATOR, start);
       if ((messages[i] as string).includes("\uFFFD")) {
-        messages[i] = strictly(this.#buffer.subarray(start, end));
+        messages[i] = this.#strictly(this.#buffer.subarray(start, end));
       }
       start = end + 1;
     }
@@ -208,11 +219,17 @@ export class FrameDecoder {
     const bytes = this.#buffer.subarray(this.#start, at);
     this.#keepLong(decoder.decode(bytes), bytes);
     const parts = this.#longParts;
-    const message = parts ? strictly(concat(parts)) : this.#longText;
+    const message = parts ? this.#strictly(concat(parts)) : this.#longText;
     this.#start = this.#scanned = at + 1;
     this.#longBytes = 0;
     this.#longText = "";
     this.#longParts = undefined;
+    return message;
+  }
+
+  #strictly(bytes: Uint8Array): string | InvalidMessageError {
+    const message = strictly(bytes);
+    if (typeof message !== "string") this.invalid++;
     return message;
   }
 
@@ -351,7 +368,8 @@ function take(size: number): Uint8Array<ArrayBuffer> {
 export function encodeFrames(
   messages: readonly string[],
 ): Iterable<Uint8Array<ArrayBuffer>> {
-  const [first = ""] = messages;
+  const [first] = messages;
+  if (first === undefined) return [];
   const text = messages.length === 1 ? first : messages.join(TERMINATOR_TEXT);
   return text.length * 3 < PIECE ? [encodeShort(text)] : encodeLong(text);
 }
@@ -438,6 +456,8 @@ export interface FrameStreamOptions {
  * ```
  */
 export class FrameDecoderStream extends TransformStream<Uint8Array, string> {
+  readonly #readable: ReadableStream<string>;
+
   /**
    * Constructs a new instance.
    *
@@ -449,28 +469,73 @@ export class FrameDecoderStream extends TransformStream<Uint8Array, string> {
     const frames = new FrameDecoder(
       options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
     );
+    let failure: unknown;
     super({
       transform(chunk, controller) {
-        for (const message of decodeChunk(frames, chunk)) {
-          controller.enqueue(message);
+        try {
+          decodeChunk(frames, chunk, controller);
+        } catch (error) {
+          failure = error;
+          controller.terminate();
         }
       },
       flush() {
         const incomplete = frames.incomplete();
         if (incomplete.length === 0) return;
-        throw new ClosedError(
+        failure = new ClosedError(
           `Cannot decode the last ${incomplete.length} bytes of a stream: it ended before their terminator`,
           { incomplete },
         );
       },
     });
+    this.#readable = failLast(super.readable, () => failure);
+  }
+
+  /**
+   * The messages.
+   *
+   * @example Usage
+   * ```ts
+   * import { FrameDecoderStream } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const { readable, writable } = new FrameDecoderStream();
+   * const writer = writable.getWriter();
+   * writer.write(new TextEncoder().encode("PICK\x03"));
+   * writer.close();
+   * assertEquals(await Array.fromAsync(readable), ["PICK"]);
+   * ```
+   *
+   * @returns The stream to read them from.
+   */
+  override get readable(): ReadableStream<string> {
+    return this.#readable;
   }
 }
 
-function* decodeChunk(
+/** A stream that fails drops what was not read of it: so it fails when all is read. */
+function failLast(
+  messages: ReadableStream<string>,
+  failure: () => unknown,
+): ReadableStream<string> {
+  const reader = messages.getReader();
+  return new ReadableStream({
+    async pull(controller) {
+      const { done, value } = await reader.read();
+      if (!done) return controller.enqueue(value);
+      const error = failure();
+      if (error === undefined) controller.close();
+      else controller.error(error);
+    },
+    cancel: (reason) => reader.cancel(reason),
+  }, { highWaterMark: 0 });
+}
+
+function decodeChunk(
   frames: FrameDecoder,
   chunk: Uint8Array,
-): Generator<string> {
+  controller: TransformStreamDefaultController<string>,
+): void {
   if (!(chunk instanceof Uint8Array)) {
     throw new TypeError(
       `Cannot decode ${show(chunk)}: a chunk is a Uint8Array`,
@@ -485,7 +550,7 @@ function* decodeChunk(
     for (let messages = frames.take(); messages; messages = frames.take()) {
       for (const message of messages) {
         if (typeof message !== "string") throw message;
-        yield message;
+        controller.enqueue(message);
       }
     }
   }

@@ -71,7 +71,8 @@ export class Inbox<T extends string | readonly unknown[]> {
         return Promise.reject(error);
       }
     }
-    const item = this.#shift();
+    // Nobody overtakes those who wait.
+    const item = this.#waiters.size > 0 ? undefined : this.#shift();
     if (item !== undefined) {
       return item instanceof Error
         ? Promise.reject(item)
@@ -156,7 +157,7 @@ export class Inbox<T extends string | readonly unknown[]> {
     return {
       next: () => {
         if (done) return Promise.resolve(finish());
-        const item = this.#shift();
+        const item = this.#waiters.size > 0 ? undefined : this.#shift();
         if (item === undefined) return this.receive().then(pass, fail);
         if (!(item instanceof Error)) return Promise.resolve(pass(item));
         done = true;

@@ -28,13 +28,21 @@ import {
   toAddress,
   wirePort,
 } from "./_address.ts";
-import { checkOptions, checkTime, MAX_TIMER } from "./_check.ts";
-import { Connection } from "./_connection.ts";
+import { checkOptions, checkTime } from "./_check.ts";
+import { type Conn, Connection, tune } from "./_connection.ts";
 import { explain } from "./_errors.ts";
 import { checkMaxMessageBytes, DEFAULT_MAX_MESSAGE_BYTES } from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_receive.ts";
 
-export type { Address, ReceiveOptions };
+import { newStats, type Stats } from "./_stats.ts";
+import {
+  checkClientTls,
+  type ClientTLSOptions,
+  Limit,
+  startTls,
+} from "./_tls.ts";
+
+export type { Address, ClientTLSOptions, ReceiveOptions, Stats };
 
 const DEFAULT_CONNECT_TIMEOUT = 10_000;
 
@@ -47,7 +55,7 @@ export interface TCPClientOptions {
    */
   portOffset?: number;
   /**
-   * How long to try to connect, in milliseconds.
+   * How long to try to connect, TLS included, in milliseconds.
    *
    * @default {10_000}
    */
@@ -61,6 +69,20 @@ export interface TCPClientOptions {
    * @default {1_048_576}
    */
   maxMessageBytes?: number;
+  /**
+   * How long the server may send nothing before the connection is given up, in
+   * milliseconds; 0 is for ever.
+   *
+   * @default {0}
+   */
+  idleTimeout?: number;
+  /**
+   * Whether to speak TLS, which the server then has to. Its certificate has to be
+   * for the IP address, or for the `serverName` given here.
+   *
+   * @default {false}
+   */
+  tls?: boolean | ClientTLSOptions;
 }
 
 /**
@@ -101,15 +123,19 @@ export async function createTcpClient(
     connectTimeout = DEFAULT_CONNECT_TIMEOUT,
     signal,
     maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+    idleTimeout = 0,
+    tls = false,
   } = options;
   const wire = wirePort(port, portOffset);
   checkTime("connectTimeout", connectTimeout, 1);
   checkMaxMessageBytes(maxMessageBytes);
+  checkTime("idleTimeout", idleTimeout);
+  checkClientTls(tls);
   signal?.throwIfAborted();
   const address = Object.freeze([ip, port] as const);
-  let conn: Deno.TcpConn;
+  let conn: Conn;
   try {
-    conn = await connect({ hostname: ip, port: wire }, connectTimeout, signal);
+    conn = await connect(ip, wire, tls, connectTimeout, signal);
   } catch (error) {
     if (signal?.aborted) throw signal.reason;
     throw explain(
@@ -117,39 +143,57 @@ export async function createTcpClient(
       error,
     );
   }
+  const stats = newStats();
   const connection = new Connection(conn, {
     remoteAddress: address,
+    portOffset,
     maxMessageBytes,
-    idleTimeout: 0,
+    idleTimeout,
+    stats,
   });
   return newClient(
     connection,
+    stats,
     toAddress(conn.localAddr as Deno.NetAddr, portOffset),
   );
 }
 
-/** Deno's attempt to connect, ended by time or signal. */
+/** Connects, with TLS if so wanted, until time or signal end it. */
 async function connect(
-  target: { hostname: string; port: number },
+  hostname: string,
+  port: number,
+  tls: boolean | ClientTLSOptions,
   timeout: number,
   signal: AbortSignal | undefined,
-): Promise<Deno.TcpConn> {
-  const late = new Deno.errors.TimedOut(`no answer within ${timeout} ms`);
-  const controller = new AbortController();
-  const abort = () => controller.abort(signal?.reason);
+): Promise<Conn> {
+  const limit = new Limit(timeout, "no answer");
+  const abort = () => limit.end(signal?.reason);
   signal?.addEventListener("abort", abort, { once: true });
-  const timer = timeout > MAX_TIMER
-    ? undefined
-    : setTimeout(() => controller.abort(late), timeout);
   try {
-    return await Deno.connect({ ...target, signal: controller.signal });
+    const conn = await Deno.connect({ hostname, port, signal: limit.signal });
+    if (limit.over) {
+      conn.close();
+      throw limit.reason;
+    }
+    if (tls === false) return conn;
+    tune(conn);
+    return await startTls(
+      conn,
+      hostname,
+      tls === true ? {} : tls,
+      limit.signal,
+    );
   } finally {
-    clearTimeout(timer);
+    limit.clear();
     signal?.removeEventListener("abort", abort);
   }
 }
 
-let newClient: (connection: Connection, localAddress: Address) => TCPClient;
+let newClient: (
+  connection: Connection,
+  stats: Stats,
+  localAddress: Address,
+) => TCPClient;
 
 /**
  * One TCP connection to a server, made by {@linkcode createTcpClient}.
@@ -207,16 +251,21 @@ export class TCPClient
   readonly remoteAddress: Address;
   readonly #connection: Connection;
   readonly #inbox: Inbox<string>;
+  readonly #stats: Stats;
   #reading = false;
   /** Whether nothing more may be taken from the connection. */
   #ended = false;
 
   static {
-    newClient = (connection, localAddress) =>
-      new TCPClient(connection, localAddress);
+    newClient = (...args) => new TCPClient(...args);
   }
 
-  private constructor(connection: Connection, localAddress: Address) {
+  private constructor(
+    connection: Connection,
+    stats: Stats,
+    localAddress: Address,
+  ) {
+    this.#stats = stats;
     this.#connection = connection;
     this.localAddress = localAddress;
     this.remoteAddress = connection.remoteAddress;
@@ -233,7 +282,7 @@ export class TCPClient
     if (this.#ended) return undefined;
     try {
       const messages = this.#connection.take();
-      if (!this.#connection.unscanned) this.#read();
+      if (this.#connection.hungry) this.#read();
       return messages;
     } catch (error) {
       this.#connection.destroy(error);
@@ -250,7 +299,11 @@ export class TCPClient
     this.#reading = true;
     const more = await this.#connection.read();
     this.#reading = false;
-    if (more) return this.#inbox.deliver();
+    if (more) {
+      this.#inbox.deliver();
+      if (this.#connection.hungry) this.#read();
+      return;
+    }
     this.#end();
     this.#connection.close();
   }
@@ -279,6 +332,26 @@ export class TCPClient
    */
   get connected(): boolean {
     return this.#connection.open;
+  }
+
+  /**
+   * What was counted so far, as plain numbers.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpClient, createTcpServer } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using _server = createTcpServer(70922, undefined, { hostname: "127.0.0.1" });
+   * await using client = await createTcpClient("127.0.0.1", 70922);
+   * await client.send("PICK");
+   * assertEquals([client.stats.messagesOut, client.stats.bytesOut], [1, 5]);
+   * ```
+   *
+   * @returns A copy of the numbers.
+   */
+  get stats(): Stats {
+    return { ...this.#stats };
   }
 
   /**

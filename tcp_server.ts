@@ -41,9 +41,11 @@ import {
   checkInteger,
   checkOptions,
   checkTime,
+  isPromise,
   show,
 } from "./_check.ts";
-import { Connection, LINGER, within } from "./_connection.ts";
+import { type Allow, allowCidr, refusal } from "./_allow.ts";
+import { type Conn, Connection, LINGER, within } from "./_connection.ts";
 import { ClosedError, CommunicationError, explain } from "./_errors.ts";
 import {
   checkMaxMessageBytes,
@@ -53,7 +55,16 @@ import {
   encodeFrame,
 } from "./_framing.ts";
 
-export type { Address };
+import { newStats, type ServerStats, type Stats } from "./_stats.ts";
+import {
+  checkServerTls,
+  Limit,
+  type ServerTLSOptions,
+  shakeHands,
+} from "./_tls.ts";
+
+export { allowCidr };
+export type { Address, ServerStats, ServerTLSOptions, Stats };
 
 /** Unsent bytes of replies from which on a client is read no further. */
 const HIGH_WATER = 65_536;
@@ -62,6 +73,7 @@ const PATIENCE = 100;
 /** Pauses after a failure to accept, in ms: the first, and the longest. */
 const MIN_PAUSE = 20;
 const MAX_PAUSE = 500;
+const DEFAULT_HANDSHAKE_TIMEOUT = 10_000;
 
 /**
  * What a {@linkcode MessageCallback} may return: a string is sent back to the
@@ -124,6 +136,21 @@ export interface TCPServerOptions {
    * @default {0}
    */
   idleTimeout?: number;
+  /**
+   * Asked before anything of a client is read; only `true` lets it in. Another is
+   * closed at once and told to `onError`. {@linkcode allowCidr} makes one from
+   * ranges of addresses.
+   *
+   * @default {() => true}
+   */
+  allow?: (clientAddr: Address) => boolean;
+  /**
+   * The certificate and key with which to speak TLS, which clients then have to.
+   *
+   * With it {@linkcode TCPServer.unref} has no effect: Deno's TLS listener keeps
+   * the script alive.
+   */
+  tls?: ServerTLSOptions;
   /** Called when a client has connected, before its first message. */
   onConnect?: (clientAddr: Address) => void;
   /**
@@ -176,9 +203,16 @@ export function createTcpServer(
   const settings = checkServerOptions(options);
   const wire = wirePort(port, options.portOffset);
   const address = Object.freeze([settings.hostname, port] as const);
-  let listener: Deno.TcpListener;
+  const where = { hostname: settings.hostname, port: wire };
+  let listener: Listener;
   try {
-    listener = Deno.listen({ hostname: settings.hostname, port: wire });
+    listener = settings.tls
+      ? Deno.listenTls({
+        ...where,
+        cert: settings.tls.cert,
+        key: settings.tls.key,
+      })
+      : Deno.listen(where);
   } catch (error) {
     throw explain(
       `Cannot listen on ${formatWithWire(address, options.portOffset)}`,
@@ -188,29 +222,32 @@ export function createTcpServer(
   return newServer(listener, address, messageCallback, settings);
 }
 
-type Settings =
-  & Required<
-    Omit<TCPServerOptions, "portOffset" | "onConnect" | "onDisconnect">
-  >
-  & Pick<TCPServerOptions, "portOffset" | "onConnect" | "onDisconnect">;
+type Listener = Deno.TcpListener | Deno.TlsListener;
+
+/** The options, with the defaults in place. */
+type Settings = TCPServerOptions & typeof DEFAULTS;
+
+const DEFAULTS = {
+  hostname: "0.0.0.0",
+  maxMessageBytes: DEFAULT_MAX_MESSAGE_BYTES,
+  maxClients: 1024,
+  maxSendBufferBytes: 16_777_216,
+  idleTimeout: 0,
+  onError: logError,
+};
 
 function checkServerOptions(options: TCPServerOptions): Settings {
   checkOptions(options);
-  const settings: Settings = {
-    ...options,
-    hostname: options.hostname ?? "0.0.0.0",
-    maxMessageBytes: options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
-    maxClients: options.maxClients ?? 1024,
-    maxSendBufferBytes: options.maxSendBufferBytes ?? 16_777_216,
-    idleTimeout: options.idleTimeout ?? 0,
-    onError: options.onError ?? logError,
-  };
+  const settings: Settings = { ...DEFAULTS, ...withoutUndefined(options) };
   checkHost(settings.hostname);
   checkMaxMessageBytes(settings.maxMessageBytes);
   checkInteger("maxClients", settings.maxClients, 1);
   checkInteger("maxSendBufferBytes", settings.maxSendBufferBytes, 1);
   checkTime("idleTimeout", settings.idleTimeout);
-  for (const name of ["onConnect", "onDisconnect", "onError"] as const) {
+  checkServerTls(settings.tls);
+  for (
+    const name of ["allow", "onConnect", "onDisconnect", "onError"] as const
+  ) {
     checkFunction(name, settings[name]);
   }
   return settings;
@@ -224,12 +261,14 @@ function logError(error: Error, clientAddr?: Address): void {
 interface Client {
   readonly address: Address;
   readonly connection: Connection;
+  /** Whether a call of sendToAll waited for it in vain, and it has not caught up since. */
+  slow?: boolean;
   /** The callback at work on a message of this client. */
   working?: Promise<void> | undefined;
 }
 
 let newServer: (
-  listener: Deno.TcpListener,
+  listener: Listener,
   address: Address,
   callback: MessageCallback | undefined,
   settings: Settings,
@@ -285,10 +324,17 @@ export class TCPServer implements AsyncDisposable, Disposable {
    */
   readonly finished: Promise<void>;
   readonly #finish: () => void;
-  readonly #listener: Deno.TcpListener;
+  readonly #listener: Listener;
   readonly #callback: MessageCallback | undefined;
   readonly #settings: Settings;
   readonly #clients = new Map<string, Client>();
+  readonly #handshakes = new Map<Limit, Promise<void>>();
+  readonly #stats: ServerStats = {
+    ...newStats(),
+    connectionsAccepted: 0,
+    connectionsRefused: 0,
+    slowClientsDropped: 0,
+  };
   readonly #accepting: Promise<void>;
   #stopped: Promise<void> | undefined;
   #resume: (() => void) | undefined;
@@ -299,7 +345,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   private constructor(
-    listener: Deno.TcpListener,
+    listener: Listener,
     address: Address,
     callback: MessageCallback | undefined,
     settings: Settings,
@@ -324,7 +370,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
         if (this.#stopped) return;
         this.#report(
           explain(
-            `Cannot accept a connection on ${formatAddress(this.address)}`,
+            `Cannot accept a connection on ${this.#format(this.address)}`,
             error,
           ),
         );
@@ -344,27 +390,76 @@ export class TCPServer implements AsyncDisposable, Disposable {
     });
   }
 
-  #welcome(conn: Deno.TcpConn): void {
-    const { portOffset, maxClients, maxMessageBytes, idleTimeout } =
-      this.#settings;
+  #welcome(conn: Conn): void {
+    const { portOffset, maxClients, allow } = this.#settings;
     const address = toAddress(conn.remoteAddr as Deno.NetAddr, portOffset);
-    if (this.#stopped || this.#clients.size >= maxClients) {
+    if (this.#stopped) return conn.close();
+    this.#forgetGhost(toKey(address));
+    const full = this.#clients.size + this.#handshakes.size >= maxClients;
+    const refused = full
+      ? new CommunicationError(
+        `Cannot serve ${
+          this.#format(address)
+        }: ${maxClients} clients are connected already`,
+      )
+      : refusal(allow as Allow | undefined, address);
+    if (refused) {
       conn.close();
-      if (this.#stopped) return;
-      const error = `Cannot serve ${
-        formatAddress(address)
-      }: ${maxClients} clients are connected already`;
-      return this.#report(new CommunicationError(error), address);
+      return this.#refuse(refused, address);
     }
+    if ("handshake" in conn) this.#startHandshake(conn, address);
+    else this.#admit(conn, address);
+  }
+
+  #format(address: Address): string {
+    return formatWithWire(address, this.#settings.portOffset);
+  }
+
+  #refuse(error: Error, address: Address): void {
+    this.#stats.connectionsRefused++;
+    this.#report(error, address);
+  }
+
+  /** Apart from accepting, so that a handshake that hangs keeps nobody waiting. */
+  #startHandshake(conn: Deno.TlsConn, address: Address): void {
+    const { handshakeTimeout = DEFAULT_HANDSHAKE_TIMEOUT } =
+      this.#settings.tls ?? {};
+    const limit = new Limit(handshakeTimeout, "no TLS handshake");
+    this.#handshakes.set(limit, this.#shakeHands(conn, address, limit));
+  }
+
+  async #shakeHands(
+    conn: Deno.TlsConn,
+    address: Address,
+    limit: Limit,
+  ): Promise<void> {
+    try {
+      await shakeHands(conn, limit.signal);
+      if (this.#stopped) conn.close();
+      else this.#admit(conn, address);
+    } catch (error) {
+      if (this.#stopped) return;
+      const cannot = `Cannot serve ${this.#format(address)} with TLS`;
+      this.#refuse(explain(cannot, error), address);
+    } finally {
+      limit.clear();
+      this.#handshakes.delete(limit);
+    }
+  }
+
+  #admit(conn: Conn, address: Address): void {
+    const { maxMessageBytes, idleTimeout } = this.#settings;
     const connection = new Connection(conn, {
       remoteAddress: address,
+      portOffset: this.#settings.portOffset,
       maxMessageBytes,
       idleTimeout,
+      stats: this.#stats,
     });
     connection.hold(this.#held);
     const client: Client = { address, connection };
-    this.#forgetGhost(toKey(address));
     this.#clients.set(toKey(address), client);
+    this.#stats.connectionsAccepted++;
     this.#tell(this.#settings.onConnect, address);
     this.#serve(client);
   }
@@ -459,13 +554,14 @@ export class TCPServer implements AsyncDisposable, Disposable {
       client.connection.destroy(
         new CommunicationError(
           `Cannot hold more than ${maxSendBufferBytes} bytes for ${
-            formatAddress(client.address)
+            this.#format(client.address)
           }: it reads too slowly`,
         ),
       );
+      this.#stats.slowClientsDropped++;
       this.#forget(client);
     }
-    return client.connection.post(frame);
+    return client.connection.postFrame(frame);
   }
 
   #forget(client: Client): void {
@@ -537,7 +633,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     const known = this.#clients.get(toKey(client));
     if (!known) {
       throw new ClosedError(
-        `Cannot send to ${formatAddress(client)}: no such client is connected`,
+        `Cannot send to ${this.#format(client)}: no such client is connected`,
       );
     }
     return this.#push(known, encodeFrame(message));
@@ -550,8 +646,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
    *
    * @param message The message: any string without U+0003, the empty one too.
    * @returns Resolves with the number of clients it was written to, when the bytes
-   * for at least half of them are with the kernel (for all, as a rule), or after
-   * 100 milliseconds.
+   * for all of them are with the kernel; not for clients that don't take them within
+   * 100 milliseconds, for which it does not wait again until they have caught up.
    * @throws {ClosedError} If the server is stopped.
    * @throws {TypeError} If the message contains U+0003 or a lone surrogate, or is not a string.
    * @throws {MessageTooLargeError} If the message is over `maxMessageBytes`.
@@ -576,21 +672,44 @@ export class TCPServer implements AsyncDisposable, Disposable {
     if (this.#stopped) {
       throw new ClosedError(
         `Cannot send to all: the server on ${
-          formatAddress(this.address)
+          this.#format(this.address)
         } is stopped`,
       );
     }
     const frame = encodeFrame(message);
-    const writes: Promise<void>[] = [];
+    const writes: [Client, Promise<void>][] = [];
     for (const client of this.#clients.values()) {
       if (!client.connection.open) continue;
       try {
-        writes.push(this.#push(client, frame));
+        writes.push([client, this.#push(client, frame)]);
       } catch {
         // It has just been disconnected, and onDisconnect told why.
       }
     }
-    return writes.length - await mostlySettled(writes);
+    return writes.length - await writtenByMost(writes);
+  }
+
+  /**
+   * What was counted so far, of all clients, as plain numbers.
+   *
+   * @example Usage
+   * ```ts
+   * import { createTcpClient, createTcpServer } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = createTcpServer(70943, (message) => message, {
+   *   hostname: "127.0.0.1",
+   * });
+   * await using client = await createTcpClient("127.0.0.1", 70943);
+   * await client.send("PICK");
+   * await client.receive();
+   * assertEquals([server.stats.connectionsAccepted, server.stats.messagesIn], [1, 1]);
+   * ```
+   *
+   * @returns A copy of the numbers.
+   */
+  get stats(): ServerStats {
+    return { ...this.#stats };
   }
 
   /**
@@ -640,9 +759,13 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#listener.ref();
     this.#listener.close();
     this.#resume?.();
+    for (const limit of this.#handshakes.keys()) limit.end(undefined);
+    // A callback that called this, without waiting, still has its reply to give.
+    await null;
     await Promise.all(
       [...this.#clients.values()].map((client) => this.#close(client)),
     );
+    await Promise.all(this.#handshakes.values());
     await this.#accepting;
     this.#finish();
   }
@@ -730,34 +853,43 @@ function toKey([ip, port]: Address): string {
   return `${ip} ${port}`;
 }
 
-function isPromise(value: unknown): value is PromiseLike<Reply> {
-  return typeof value === "object" && value !== null && "then" in value &&
-    typeof value.then === "function";
+function withoutUndefined<T extends object>(options: T): T {
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  ) as T;
 }
 
 /**
- * Waits until half of the writes are done, which paces a caller that sends all the
- * time, but not for long: then the others are slow.
+ * Waits for writes to clients, which paces a caller that sends all the time; but for
+ * those who let it wait before, until they have taken everything, only when there is
+ * nobody else, and for nobody longer than the {@linkcode PATIENCE}.
  *
  * @returns How many have failed by then.
  */
-function mostlySettled(writes: Promise<void>[]): Promise<number> {
+function writtenByMost(writes: [Client, Promise<void>][]): Promise<number> {
+  if (writes.length === 0) return Promise.resolve(0);
+  const allSlow = writes.every(([client]) => client.slow);
+  const pending = new Set<Client>();
+  let left = 0;
   let failed = 0;
-  let left = Math.ceil(writes.length / 2);
-  if (left === 0) return Promise.resolve(0);
   return new Promise((resolve) => {
     const finish = () => {
       clearTimeout(timer);
+      for (const client of pending) client.slow = true;
       resolve(failed);
     };
     const timer = setTimeout(finish, PATIENCE);
-    const done = () => {
-      if (--left === 0) finish();
+    const settle = (client: Client) => {
+      if (client.connection.unsent === 0) client.slow = false;
+      if (pending.delete(client) && --left === 0) finish();
     };
-    const fail = () => {
-      failed++;
-      done();
-    };
-    for (const write of writes) write.then(done, fail);
+    for (const [client, written] of writes) {
+      if (allSlow || !client.slow) pending.add(client);
+      written.then(() => settle(client), () => {
+        failed++;
+        settle(client);
+      });
+    }
+    left = allSlow ? 1 : pending.size;
   });
 }

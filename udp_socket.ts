@@ -33,13 +33,17 @@ import {
   toAddress,
   wirePort,
 } from "./_address.ts";
-import { checkOptions } from "./_check.ts";
+import { type Allow, allowCidr, refusal } from "./_allow.ts";
 import { isBroadcast } from "./_broadcast.ts";
+import { checkFunction, checkOptions } from "./_check.ts";
 import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_receive.ts";
 
-export type { Address, ReceiveOptions };
+import { newStats, type Stats, type UDPStats } from "./_stats.ts";
+
+export { allowCidr };
+export type { Address, ReceiveOptions, Stats, UDPStats };
 
 /** 65,535 bytes less the headers of IPv4 and UDP ({@link https://www.rfc-editor.org/rfc/rfc768}). */
 const MAX_DATAGRAM_BYTES = 65_507;
@@ -69,6 +73,14 @@ export interface UDPSocketOptions {
    * @default {false}
    */
   reuseAddress?: boolean;
+  /**
+   * Asked about the sender of each datagram; only `true` lets it through. Others
+   * are dropped and counted. {@linkcode allowCidr} makes one from ranges of
+   * addresses.
+   *
+   * @default {() => true}
+   */
+  allow?: (senderAddr: Address) => boolean;
 }
 
 /**
@@ -104,8 +116,10 @@ export function createUdpSocket(
   options: UDPSocketOptions = {},
 ): UDPSocket {
   checkOptions(options);
-  const { hostname = "0.0.0.0", portOffset, reuseAddress = false } = options;
+  const { hostname = "0.0.0.0", portOffset, reuseAddress = false, allow } =
+    options;
   checkHost(hostname);
+  checkFunction("allow", allow);
   const wire = wirePort(port, portOffset);
   const address = Object.freeze([hostname, port] as const);
   if (typeof Deno.listenDatagram !== "function") {
@@ -120,7 +134,7 @@ export function createUdpSocket(
       port: wire,
       reuseAddress,
     });
-    return newSocket(conn, address, portOffset);
+    return newSocket(conn, address, portOffset, allow);
   } catch (error) {
     throw explain(
       `Cannot create a UDP socket on ${formatWithWire(address, portOffset)}`,
@@ -133,6 +147,7 @@ let newSocket: (
   conn: Deno.DatagramConn,
   address: Address,
   portOffset: number | undefined,
+  allow: Allow | undefined,
 ) => UDPSocket;
 
 /** With the two methods that Deno has and its types do not. */
@@ -183,6 +198,8 @@ export class UDPSocket
   readonly address: Address;
   readonly #conn: DatagramConn;
   readonly #portOffset: number | undefined;
+  readonly #allow: Allow | undefined;
+  readonly #stats: UDPStats = { ...newStats(), datagramsDropped: 0 };
   readonly #inbox: Inbox<Received>;
   /** Senders that {@linkcode wirePort} has no port for, oldest first. */
   readonly #foreign = new Set<string>();
@@ -201,8 +218,10 @@ export class UDPSocket
     conn: Deno.DatagramConn,
     address: Address,
     portOffset: number | undefined,
+    allow: Allow | undefined,
   ) {
     this.#conn = conn;
+    this.#allow = allow;
     this.address = address;
     this.#portOffset = portOffset;
     this.#inbox = new Inbox<Received>({
@@ -228,11 +247,13 @@ export class UDPSocket
     while (this.#awaited && !this.#closed) {
       try {
         const [bytes, sender] = await this.#conn.receive(this.#buffer);
-        this.#arrived = [this.#decode(bytes, sender as Deno.NetAddr)];
+        const received = this.#decode(bytes, sender as Deno.NetAddr);
+        if (received === undefined) continue;
+        this.#arrived = [received];
       } catch (error) {
         if (this.#closed) break;
         this.#arrived = [
-          explain(`Cannot receive on ${formatAddress(this.address)}`, error),
+          explain(`Cannot receive on ${this.#format(this.address)}`, error),
         ];
       }
       this.#inbox.deliver();
@@ -243,16 +264,33 @@ export class UDPSocket
   #decode(
     bytes: Uint8Array,
     from: Deno.NetAddr,
-  ): Received | InvalidMessageError {
+  ): Received | Error | undefined {
     const sender = toAddress(from, this.#portOffset);
+    const refused = refusal(this.#allow, sender);
+    if (refused) {
+      this.#stats.datagramsDropped++;
+      // A plain no is what was asked for; anything else is a fault of allow().
+      return refused.cause || refused instanceof TypeError
+        ? refused
+        : undefined;
+    }
+    this.#stats.bytesIn += bytes.length;
     if (sender[1] === from.port) this.#remember(sender);
     const message = decodeDatagram(bytes);
-    if (typeof message === "string") return [message, sender];
+    if (typeof message === "string") {
+      this.#stats.messagesIn++;
+      return [message, sender];
+    }
+    this.#stats.invalidMessages++;
     return new InvalidMessageError(
-      `${message.message}, and came from ${formatAddress(sender)}`,
+      `${message.message}, and came from ${this.#format(sender)}`,
       message.bytes,
       sender,
     );
+  }
+
+  #format(address: Address): string {
+    return formatWithWire(address, this.#portOffset);
   }
 
   #remember(sender: Address): void {
@@ -264,6 +302,26 @@ export class UDPSocket
       this.#foreign.delete(oldest);
       break;
     }
+  }
+
+  /**
+   * What was counted so far, as plain numbers.
+   *
+   * @example Usage
+   * ```ts
+   * import { createUdpSocket } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * using socket = createUdpSocket(70966, { hostname: "127.0.0.1" });
+   * await socket.send("to myself", socket.address);
+   * await socket.receive();
+   * assertEquals([socket.stats.messagesOut, socket.stats.messagesIn], [1, 1]);
+   * ```
+   *
+   * @returns A copy of the numbers.
+   */
+  get stats(): UDPStats {
+    return { ...this.#stats };
   }
 
   /**
@@ -295,7 +353,7 @@ export class UDPSocket
   async send(message: string, addr: Address): Promise<void> {
     checkAddress(addr);
     const [hostname, port] = addr;
-    const known = this.#foreign.size > 0 &&
+    const known = typeof port === "number" && this.#foreign.size > 0 &&
       this.#foreign.has(formatAddress(addr));
     const wire = known ? port : wirePort(port, this.#portOffset);
     checkText(message, MAX_DATAGRAM_BYTES);
@@ -303,17 +361,19 @@ export class UDPSocket
     if (!this.#broadcast && isBroadcast(hostname)) {
       throw new Deno.errors.PermissionDenied(
         `Cannot send to ${
-          formatWithWire(addr, this.#portOffset)
+          this.#format(addr)
         }: it is a broadcast address, and enableBroadcast() was not called`,
       );
     }
     try {
       const bytes = encodeDatagram(message);
       await this.#conn.send(bytes, { transport: "udp", hostname, port: wire });
+      this.#stats.messagesOut++;
+      this.#stats.bytesOut += bytes.length;
     } catch (error) {
       if (this.#closed) throw this.#closedError("send from");
       throw explain(
-        `Cannot send to ${formatWithWire(addr, this.#portOffset)}`,
+        `Cannot send to ${this.#format(addr)}`,
         error,
       );
     }
@@ -391,7 +451,7 @@ export class UDPSocket
 
   #closedError(what: string): ClosedError {
     return new ClosedError(
-      `Cannot ${what} ${formatAddress(this.address)}: the socket is closed`,
+      `Cannot ${what} ${this.#format(this.address)}: the socket is closed`,
     );
   }
 

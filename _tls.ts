@@ -1,0 +1,174 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/** TLS below the messages, and telling who speaks it from who does not. */
+
+import { checkTime, MAX_TIMER, show } from "./_check.ts";
+
+/** The `tls` of {@linkcode TCPServerOptions}. */
+export interface ServerTLSOptions {
+  /** The certificate chain, as PEM. */
+  cert: string;
+  /** The private key, as PEM. */
+  key: string;
+  /**
+   * How long a client may take for its handshake, in milliseconds.
+   *
+   * @default {10_000}
+   */
+  handshakeTimeout?: number;
+}
+
+/** The `tls` of {@linkcode TCPClientOptions}, where `true` is not enough. */
+export interface ClientTLSOptions {
+  /**
+   * Certificates of authorities to trust besides Deno's own, as PEM.
+   *
+   * @default {[]}
+   */
+  caCerts?: string[];
+  /**
+   * The name that the server's certificate is for, where it is not for the IP
+   * address that the client connects to.
+   */
+  serverName?: string;
+}
+
+/** Throws unless `tls` can be a {@linkcode ServerTLSOptions}. */
+export function checkServerTls(tls: unknown): void {
+  if (tls === undefined) return;
+  const { cert, key, handshakeTimeout } = asObject(tls, "{ cert, key }");
+  for (const [name, value] of [["cert", cert], ["key", key]]) {
+    if (typeof value !== "string") {
+      throw new TypeError(
+        `Cannot use ${show(value)} as tls.${name}: it takes a string of PEM`,
+      );
+    }
+  }
+  if (handshakeTimeout !== undefined) {
+    checkTime("tls.handshakeTimeout", handshakeTimeout, 1);
+  }
+}
+
+/** Throws unless `tls` can be `true` or a {@linkcode ClientTLSOptions}. */
+export function checkClientTls(tls: unknown): void {
+  if (tls === undefined || typeof tls === "boolean") return;
+  const { caCerts, serverName } = asObject(
+    tls,
+    "true or { caCerts, serverName }",
+  );
+  if (
+    caCerts !== undefined &&
+    !(Array.isArray(caCerts) &&
+      caCerts.every((cert) => typeof cert === "string"))
+  ) {
+    throw new TypeError(
+      `Cannot use ${
+        show(caCerts)
+      } as tls.caCerts: it takes an array of PEM strings`,
+    );
+  }
+  if (
+    serverName !== undefined &&
+    (typeof serverName !== "string" || serverName === "")
+  ) {
+    throw new TypeError(
+      `Cannot use ${show(serverName)} as tls.serverName: it takes a host name`,
+    );
+  }
+}
+
+function asObject(tls: unknown, wanted: string): Record<string, unknown> {
+  if (typeof tls === "object" && tls !== null) {
+    return tls as Record<string, unknown>;
+  }
+  throw new TypeError(`Cannot use ${show(tls)} as tls: it takes ${wanted}`);
+}
+
+/** Turns a connection to a server into one with TLS; closes it when that fails. */
+export async function startTls(
+  tcp: Deno.TcpConn,
+  host: string,
+  { caCerts = [], serverName = host }: ClientTLSOptions,
+  signal: AbortSignal,
+): Promise<Deno.TlsConn> {
+  let conn: Deno.TlsConn;
+  try {
+    conn = await Deno.startTls(tcp, { hostname: serverName, caCerts });
+  } catch (error) {
+    tcp[Symbol.dispose]();
+    throw error;
+  }
+  await shakeHands(conn, signal);
+  return conn;
+}
+
+/** Does the handshake, until the signal ends it; closes the connection when it fails. */
+export async function shakeHands(
+  conn: Deno.TlsConn,
+  signal: AbortSignal,
+): Promise<void> {
+  const abort = () => conn[Symbol.dispose]();
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    await conn.handshake();
+    signal.throwIfAborted();
+  } catch (error) {
+    conn[Symbol.dispose]();
+    throw signal.aborted ? signal.reason : error;
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+/** Ends an attempt when its time is over, or before. */
+export class Limit {
+  readonly #controller = new AbortController();
+  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  #abort: ReturnType<typeof setTimeout> | undefined;
+  /** Whether the attempt is to end … */
+  over = false;
+  /** … and why. */
+  reason: unknown;
+
+  /** @param ms When, and `what` is missing then. */
+  constructor(ms: number, what: string) {
+    if (ms > MAX_TIMER) return;
+    this.#timer = setTimeout(() => {
+      this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
+    }, ms);
+  }
+
+  /** Aborts when the attempt is to end. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /**
+   * Ends the attempt one turn of the event loop later: Deno loses a connection that
+   * is made in the same turn in which its signal aborts.
+   */
+  end(reason: unknown): void {
+    if (this.over) return;
+    this.over = true;
+    this.reason = reason;
+    this.#abort = setTimeout(() => this.#controller.abort(reason));
+  }
+
+  /** Lets it be: the attempt has succeeded or failed by itself. */
+  clear(): void {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#abort);
+  }
+}
+
+/**
+ * Whether a peer's first bytes are TLS: a record with a client's hello or with an
+ * alert ({@link https://www.rfc-editor.org/rfc/rfc8446#section-5.1}). As messages
+ * they would be a lone U+0016 or U+0015 and what follows.
+ */
+export function isTls(bytes: Uint8Array): boolean {
+  const [type, major, minor = 0xff, high, low, kind] = bytes;
+  if (major !== 3 || minor > 4) return false;
+  return type === 0x16 && kind === 1 ||
+    type === 0x15 && high === 0 && low === 2;
+}

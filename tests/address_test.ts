@@ -1,0 +1,205 @@
+// Why: every socket finds its port through these functions, so that an error of
+// one at either end of the range would be an error of all of them.
+
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import fc from "fast-check";
+import {
+  type Address,
+  checkAddress,
+  checkHost,
+  formatAddress,
+  formatWithWire,
+  MAX_PORT,
+  MIN_PORT,
+  toAddress,
+  wirePort,
+} from "../_address.ts";
+
+/** The offsets that leave the wire ports 1 to 1001, and 64535 to 65535. */
+const LOWEST_OFFSET = -69_999;
+const HIGHEST_OFFSET = -5_465;
+
+const anyPort = fc.integer({ min: 70_000, max: 71_000 });
+const anyOffset = fc.integer({ min: LOWEST_OFFSET, max: HIGHEST_OFFSET });
+
+Deno.test("MIN_PORT and MAX_PORT are the ends of the communication ports", () => {
+  assertEquals([MIN_PORT, MAX_PORT], [70_000, 71_000]);
+});
+
+Deno.test("wirePort() gives the low 16 bits", () => {
+  for (let port = 70_000; port <= 71_000; port++) {
+    assertEquals(wirePort(port), port & 0xffff);
+  }
+  assertEquals([wirePort(70_000), wirePort(71_000)], [4464, 5464]);
+  assertEquals(wirePort(70_001, undefined), 4465);
+});
+
+Deno.test("wirePort() adds any offset that keeps every port within 1 to 65535", () => {
+  fc.assert(fc.property(anyPort, anyOffset, (port, offset) => {
+    assertEquals(wirePort(port, offset), port + offset);
+  }));
+  assertEquals(wirePort(70_000, LOWEST_OFFSET), 1);
+  assertEquals(wirePort(71_000, HIGHEST_OFFSET), 65_535);
+});
+
+/** What is not a communication port, and how an error shows it. */
+const BAD_PORTS: [port: unknown, shown: string][] = [
+  [69_999, "69999"],
+  [71_001, "71001"],
+  [70_000.5, "70000.5"],
+  [70_999.999, "70999.999"],
+  [4464, "4464"],
+  [4465, "4465"],
+  [5464, "5464"],
+  [65_535, "65535"],
+  [0, "0"],
+  [-70_001, "-70001"],
+  [NaN, "NaN"],
+  [Infinity, "Infinity"],
+  [-Infinity, "-Infinity"],
+  [Number.MAX_VALUE, "1.7976931348623157e+308"],
+  ["70001", '"70001"'],
+  ["", '""'],
+  [70_001n, "70001"],
+  [true, "true"],
+  [null, "null"],
+  [undefined, "undefined"],
+  [Symbol("port"), "Symbol(port)"],
+  [{}, "an object"],
+  [Object.create(null), "an object"],
+  [new Number(70_001), "an object"],
+  [[70_001], "an array"],
+  [() => 70_001, "a function"],
+];
+
+Deno.test("wirePort() refuses what is not a communication port, and names it and the range", () => {
+  for (const [port, shown] of BAD_PORTS) {
+    const error = assertThrows(() => wirePort(port as number), RangeError);
+    assertEquals(
+      error.message,
+      `Cannot use ${shown} as a communication port: it takes an integer from 70000 to 71000`,
+    );
+  }
+});
+
+Deno.test("wirePort() refuses every number out of the range", () => {
+  const bad = fc.oneof(
+    fc.double().filter((port) => !Number.isInteger(port)),
+    fc.integer({ max: 69_999 }),
+    fc.integer({ min: 71_001 }),
+  );
+  fc.assert(fc.property(bad, anyOffset, (port, offset) => {
+    assertThrows(() => wirePort(port, offset), RangeError, `${port}`);
+  }));
+});
+
+/** What is not an offset; the first two miss by one. */
+const BAD_OFFSETS: [offset: unknown, shown: string][] = [
+  [LOWEST_OFFSET - 1, "-70000"],
+  [HIGHEST_OFFSET + 1, "-5464"],
+  [0, "0"],
+  [65_536, "65536"],
+  [-65_535.5, "-65535.5"],
+  [NaN, "NaN"],
+  [-Infinity, "-Infinity"],
+  ["-65536", '"-65536"'],
+  [-65_536n, "-65536"],
+  [null, "null"],
+  [{}, "an object"],
+];
+
+Deno.test("wirePort() refuses an offset that takes a port out of 1 to 65535", () => {
+  for (const [offset, shown] of BAD_OFFSETS) {
+    // Whether or not the port at hand would be within.
+    for (const port of [70_000, 70_500, 71_000]) {
+      assertThrows(
+        () => wirePort(port, offset as number),
+        RangeError,
+        `Cannot use ${shown} as portOffset`,
+      );
+    }
+  }
+});
+
+Deno.test("toAddress() gives the communication port exactly where there is one", () => {
+  const toPort = (port: number) => toAddress({ hostname: "10.0.0.1", port })[1];
+  assertEquals([4464, 4465, 5464].map(toPort), [70_000, 70_001, 71_000]);
+  const outside = [0, 1, 4463, 5465, 49_152, 65_535];
+  assertEquals(outside.map(toPort), outside);
+});
+
+Deno.test("toAddress() undoes wirePort(), whatever the offset", () => {
+  fc.assert(fc.property(anyPort, anyOffset, (port, offset) => {
+    const peer = { hostname: "10.0.0.1", port: wirePort(port, offset) };
+    assertEquals(toAddress(peer, offset), ["10.0.0.1", port]);
+  }));
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 0, max: 65_535 }),
+      anyOffset,
+      (port, offset) => {
+        const [, mapped] = toAddress({ hostname: "10.0.0.1", port }, offset);
+        const known = port >= 70_000 + offset && port <= 71_000 + offset;
+        assertEquals(mapped, known ? port - offset : port);
+      },
+    ),
+  );
+});
+
+Deno.test("toAddress() gives an address that nobody can change", () => {
+  assert(Object.isFrozen(toAddress({ hostname: "::1", port: 4465 })));
+});
+
+Deno.test("formatAddress() puts an IPv6 address in brackets", () => {
+  const addresses: [Address, string][] = [
+    [["192.168.1.100", 70_001], "192.168.1.100:70001"],
+    [["localhost", 49_152], "localhost:49152"],
+    [["::1", 70_001], "[::1]:70001"],
+    [["fe80::1%eth0", 1], "[fe80::1%eth0]:1"],
+  ];
+  for (const [address, text] of addresses) {
+    assertEquals(formatAddress(address), text);
+  }
+});
+
+Deno.test("formatWithWire() names both ports, where there are two", () => {
+  assertEquals(
+    formatWithWire(["192.168.1.100", 70_001]),
+    "192.168.1.100:70001 (wire port 4465)",
+  );
+  assertEquals(
+    formatWithWire(["::1", 71_000], -60_000),
+    "[::1]:71000 (wire port 11000)",
+  );
+  assertEquals(formatWithWire(["10.0.0.1", 65_535]), "10.0.0.1:65535");
+});
+
+Deno.test("checkHost() takes any text but none", () => {
+  for (const host of ["127.0.0.1", "::1", "robot.local"]) checkHost(host);
+  for (const host of ["", undefined, null, 127, ["127.0.0.1"], {}]) {
+    assertThrows(() => checkHost(host), TypeError, "as an IP address");
+  }
+});
+
+Deno.test("checkAddress() takes a pair with a host", () => {
+  checkAddress(["127.0.0.1", 70_001]);
+  const bad = [
+    undefined,
+    null,
+    "127.0.0.1:70001",
+    { 0: "127.0.0.1", 1: 70_001, length: 2 },
+    [],
+    ["127.0.0.1"],
+    ["127.0.0.1", 70_001, 1],
+  ];
+  for (const address of bad) {
+    assertThrows(
+      () => checkAddress(address),
+      TypeError,
+      "as an address: it takes [ip, port]",
+    );
+  }
+  for (const address of [["", 70_001], [70_001, "127.0.0.1"]]) {
+    assertThrows(() => checkAddress(address), TypeError, "as an IP address");
+  }
+});

@@ -1,0 +1,885 @@
+// Why: framing is where a byte can be lost, so every way of cutting bytes is
+// held against an oracle that sees them all at once.
+
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertLess,
+  assertLessOrEqual,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
+import fc from "fast-check";
+import {
+  ClosedError,
+  InvalidMessageError,
+  MessageTooLargeError,
+} from "../_errors.ts";
+import {
+  checkMessage,
+  concat,
+  countFrames,
+  decodeDatagram,
+  DEFAULT_MAX_MESSAGE_BYTES,
+  encodeDatagram,
+  encodeFrame,
+  encodeFrames,
+  FrameDecoder,
+  FrameDecoderStream,
+  FrameEncoderStream,
+  PIECE,
+} from "../_framing.ts";
+import { Process } from "./_process.ts";
+
+type Bytes = Uint8Array<ArrayBuffer>;
+
+const END = "\x03";
+
+/** What the decoder works in, and what leaves in one write: edges of its own making. */
+const WINDOWS = [4096, 16384, 65536];
+
+function utf8(text: string): Bytes {
+  return new TextEncoder().encode(text);
+}
+
+/** Bytes from `"E4 B8 AD"`. */
+function fromHex(text: string): Bytes {
+  return Uint8Array.fromHex(text.replaceAll(" ", ""));
+}
+
+/** A message; or, behind a lone surrogate, which none has, the bytes of what is not one. */
+type Item = string;
+
+function notUtf8(bytes: Uint8Array): Item {
+  return `\uD800${bytes.toHex()}`;
+}
+
+interface Outcome {
+  items: Item[];
+  /** The size that a message over the limit was given up at, or 0. */
+  tooLarge: number;
+  /** Bytes behind the last terminator, in hex. */
+  incomplete: string;
+}
+
+function toItem(message: string | InvalidMessageError): Item {
+  return typeof message === "string" ? message : notUtf8(message.bytes);
+}
+
+function takeAll(decoder: FrameDecoder, items: Item[]): void {
+  for (let some = decoder.take(); some; some = decoder.take()) {
+    assert(some.length > 0, "take() goes on without a message");
+    for (const message of some) items.push(toItem(message));
+  }
+}
+
+/** Reads a chunk as a socket does: into the room there is. */
+function* feed(decoder: FrameDecoder, chunk: Bytes): Generator<void> {
+  for (let at = 0; at < chunk.length;) {
+    const room = decoder.room();
+    assert(room.length > 0, "there is no room to read into");
+    assertLessOrEqual(room.buffer.byteLength, 65536);
+    const part = chunk.subarray(at, at + room.length);
+    room.set(part);
+    // What a room holds behind the bytes that were read must not matter.
+    room.subarray(part.length, part.length + 4).fill(0x03);
+    decoder.fill(part.length);
+    at += part.length;
+    yield;
+  }
+}
+
+function decode(
+  chunks: readonly Bytes[],
+  limit = DEFAULT_MAX_MESSAGE_BYTES,
+): Outcome {
+  const decoder = new FrameDecoder(limit);
+  const items: Item[] = [];
+  try {
+    for (const chunk of chunks) {
+      for (const _ of feed(decoder, chunk)) takeAll(decoder, items);
+    }
+  } catch (error) {
+    if (!(error instanceof MessageTooLargeError)) throw error;
+    assertEquals(error.limit, limit);
+    return { items, tooLarge: error.size, incomplete: "" };
+  }
+  return { items, tooLarge: 0, incomplete: decoder.incomplete().toHex() };
+}
+
+/** A message, or that it is not one, in the eyes of the platform. */
+function oracle(bytes: Bytes): Item {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
+      .decode(bytes);
+  } catch {
+    return notUtf8(bytes);
+  }
+}
+
+/** What {@linkcode decode} has to make of all the bytes. */
+function expectedOf(bytes: Bytes, limit: number): Outcome {
+  const items: Item[] = [];
+  let start = 0;
+  while (true) {
+    const end = bytes.indexOf(0x03, start);
+    const part = bytes.subarray(start, end < 0 ? bytes.length : end);
+    if (part.length > limit) {
+      return { items, tooLarge: part.length, incomplete: "" };
+    }
+    if (end < 0) return { items, tooLarge: 0, incomplete: part.toHex() };
+    items.push(oracle(part));
+    start = end + 1;
+  }
+}
+
+function assertAsOracle(bytes: Bytes, cuts: Cuts, limit: number): void {
+  const { tooLarge, ...actual } = decode(cutUp(bytes, cuts), limit);
+  const { tooLarge: whole, ...expected } = expectedOf(bytes, limit);
+  assertEquals(actual, expected);
+  assertEquals(tooLarge > 0, whole > 0, "over the limit or not");
+  // It is given up before its end, or at it.
+  assertLessOrEqual(tooLarge, whole);
+  if (whole > 0) assertLess(limit, tooLarge);
+}
+
+/** Where to cut, any numbers; or the size of every chunk. */
+type Cuts = readonly number[] | number;
+
+const WHOLE: Cuts = [];
+
+function cutUp(bytes: Bytes, cuts: Cuts): Bytes[] {
+  const ends: number[] = [];
+  if (typeof cuts === "number") {
+    for (let at = cuts; at < bytes.length; at += cuts) ends.push(at);
+  } else {
+    ends.push(...cuts.map((cut) => cut % (bytes.length + 1)));
+    ends.sort((a, b) => a - b);
+  }
+  ends.push(bytes.length);
+  return ends.map((end, i) => bytes.slice(ends[i - 1] ?? 0, end));
+}
+
+const anyCuts: fc.Arbitrary<Cuts> = fc.oneof(
+  fc.array(fc.nat(), { maxLength: 40 }),
+  fc.constantFrom(61, 1000, 1448, 4095, 4096, 4097, 16384, 65536, 100_000),
+);
+
+/** As many of `unit` as have `size` bytes, filled up to exactly that. */
+function ofSize(unit: string, size: number): string {
+  const width = utf8(unit).length;
+  return unit.repeat(size / width) + "x".repeat(size % width);
+}
+
+const UNITS = ["a", "é", "中", "😀"];
+
+function around(size: number): fc.Arbitrary<number> {
+  return fc.integer({ min: size - 6, max: size + 6 });
+}
+
+const shortMessage = fc.string({ unit: "binary", maxLength: 60 })
+  .map((text) => text.replaceAll(END, "").toWellFormed());
+
+const longMessage = fc.record({
+  shift: fc.nat(3),
+  unit: fc.constantFrom(
+    ...UNITS,
+    "\0",
+    "\uFFFD",
+    "\uFEFF",
+    "a中",
+    "中😀é\u{10FFFF}",
+    "ab\uFFFD中",
+  ),
+  size: fc.oneof(...WINDOWS.map(around), fc.nat(9000)),
+}).map(({ shift, unit, size }) => "x".repeat(shift) + ofSize(unit, size));
+
+const anyMessages = fc.array(
+  fc.oneof({ arbitrary: shortMessage, weight: 3 }, longMessage),
+  { maxLength: 10 },
+);
+
+Deno.test("encodeFrames() and FrameDecoder give any messages back, however cut", () => {
+  fc.assert(fc.property(anyMessages, anyCuts, (messages, cuts) => {
+    const bytes = concat([...encodeFrames(messages)]);
+    assertEquals(decode(cutUp(bytes, cuts)), {
+      items: messages,
+      tooLarge: 0,
+      incomplete: "",
+    });
+  }));
+});
+
+Deno.test("FrameDecoder gives any messages back, byte by byte", () => {
+  const messages = [
+    "",
+    "中😀",
+    "\uFEFFa",
+    "\uFFFD",
+    ofSize("a中😀", 20_000),
+    "é",
+  ];
+  const bytes = utf8(messages.map((text) => text + END).join(""));
+  assertEquals(decode(cutUp(bytes, 1)).items, messages);
+});
+
+Deno.test("encodeFrames() gives no bytes for no messages", () => {
+  assertEquals([...encodeFrames([])], []);
+});
+
+Deno.test("encodeFrames() gives UTF-8 and a terminator each, in pieces to write at once", () => {
+  fc.assert(fc.property(anyMessages, (messages) => {
+    fc.pre(messages.length > 0);
+    const pieces = [...encodeFrames(messages)];
+    for (const { length } of pieces) assert(length > 0 && length <= PIECE + 1);
+    const expected = utf8(messages.map((text) => text + END).join(""));
+    assertEquals(concat(pieces).toHex(), expected.toHex());
+  }));
+});
+
+Deno.test("encodeFrame() gives one piece, whatever the size", () => {
+  for (const size of [0, 1, ...WINDOWS.flatMap((at) => [at - 1, at, at + 1])]) {
+    for (const unit of UNITS) {
+      const text = ofSize(unit, size);
+      assertEquals(encodeFrame(text).toHex(), utf8(text + END).toHex());
+    }
+  }
+});
+
+function assertDisjoint(pieces: readonly Bytes[]): void {
+  const ends = new Map<ArrayBuffer, number>();
+  for (const piece of pieces.toSorted((a, b) => a.byteOffset - b.byteOffset)) {
+    const { buffer, byteOffset, length } = piece;
+    assertLessOrEqual(ends.get(buffer) ?? 0, byteOffset, "written twice");
+    ends.set(buffer, byteOffset + length);
+  }
+}
+
+Deno.test("encodeFrames() never writes to the same bytes twice, however interleaved", () => {
+  const lists = fc.array(
+    fc.array(fc.oneof(shortMessage, longMessage), {
+      minLength: 1,
+      maxLength: 3,
+    }),
+    { minLength: 2, maxLength: 5 },
+  );
+  const turns = fc.array(fc.nat(6), { maxLength: 20 });
+  fc.assert(fc.property(lists, turns, (lists, turns) => {
+    const writers = lists.map((messages) => ({
+      frames: encodeFrames(messages)[Symbol.iterator](),
+      pieces: [] as Bytes[],
+      expected: utf8(messages.map((text) => text + END).join("")),
+    }));
+    const others = [];
+    for (const turn of turns) {
+      const writer = writers[turn];
+      if (!writer) {
+        others.push(encodeFrame("frame"), encodeDatagram("datagram"));
+        continue;
+      }
+      const next = writer.frames.next();
+      if (!next.done) writer.pieces.push(next.value);
+    }
+    for (const { frames, pieces } of writers) {
+      for (let next = frames.next(); !next.done; next = frames.next()) {
+        pieces.push(next.value);
+      }
+    }
+    for (const { pieces, expected } of writers) {
+      assertEquals(concat(pieces).toHex(), expected.toHex());
+    }
+    assertDisjoint([...writers.flatMap(({ pieces }) => pieces), ...others]);
+  }));
+});
+
+const SEGMENTS =
+  "03, 61, 61 03, E4 B8 AD, F0 9F 98 80, EF BF BD, EF BB BF, C0, FF 03, 80, ED A0 80, F0 9F, E4 B8"
+    .split(", ");
+
+const anyBytes = fc.array(
+  fc.record({
+    segment: fc.oneof(
+      fc.constantFrom(...SEGMENTS).map(fromHex),
+      fc.uint8Array({ maxLength: 12 }),
+    ),
+    size: fc.oneof(
+      { arbitrary: fc.nat(20), weight: 6 },
+      around(4096),
+      around(16384),
+    ),
+  }),
+  { maxLength: 12 },
+).map((parts) =>
+  concat(
+    parts.flatMap(({ segment, size }) =>
+      Array<Bytes>(Math.ceil(size / Math.max(segment.length, 1)))
+        .fill(Uint8Array.from(segment))
+    ),
+  )
+);
+
+/** Limits within, at and beyond what is decoded at once. */
+const LIMITS = [1, 2, 3, 4, 5, 100].concat(
+  WINDOWS.flatMap((size) => [size - 1, size, size + 1]),
+);
+
+Deno.test("FrameDecoder makes of any bytes what the platform makes of them at once", () => {
+  const limits = fc.constantFrom(...LIMITS, DEFAULT_MAX_MESSAGE_BYTES);
+  fc.assert(
+    fc.property(anyBytes, anyCuts, limits, assertAsOracle),
+    { numRuns: 200 },
+  );
+});
+
+Deno.test("FrameDecoder makes of any short bytes the same, byte by byte", () => {
+  const bytes = fc.oneof(
+    fc.uint8Array({ maxLength: 60 }).map((bytes) => Uint8Array.from(bytes)),
+    fc.array(fc.constantFrom(...SEGMENTS), { maxLength: 20 })
+      .map((parts) => fromHex(parts.join(""))),
+  );
+  fc.assert(
+    fc.property(bytes, fc.integer({ min: 1, max: 20 }), (bytes, limit) => {
+      assertAsOracle(bytes, 1, limit);
+      assertAsOracle(bytes, WHOLE, limit);
+    }),
+    { numRuns: 500 },
+  );
+});
+
+Deno.test("FrameDecoder holds the limit to the byte", () => {
+  for (const limit of LIMITS) {
+    for (const unit of UNITS) {
+      const exact = ofSize(unit, limit);
+      for (const cuts of [WHOLE, 997, 4096, ...(limit < 5000 ? [1] : [])]) {
+        const send = (text: string) =>
+          decode(cutUp(utf8(["y", text, "z", ""].join(END)), cuts), limit);
+        assertEquals(send(exact).items, ["y", exact, "z"]);
+        const { items, tooLarge } = send(exact + "x");
+        assertEquals(items, ["y"]);
+        assertEquals(tooLarge, limit + 1);
+      }
+    }
+  }
+});
+
+Deno.test("FrameDecoder refuses the first byte over the limit, terminator or not", () => {
+  for (const limit of LIMITS) {
+    const bytes = utf8("x".repeat(limit + 1));
+    const chunks = cutUp(bytes, [limit]);
+    assertEquals(decode(chunks.slice(0, 1), limit).tooLarge, 0);
+    assertEquals(decode(chunks, limit).tooLarge, limit + 1);
+  }
+});
+
+Deno.test("FrameDecoder refuses an unfinished message over the limit behind a whole one in the same read", () => {
+  for (const limit of LIMITS) {
+    const bytes = utf8(`y${END}${"x".repeat(limit + 1)}`);
+    const { items, tooLarge } = decode([bytes], limit);
+    assertEquals(items, ["y"]);
+    assertEquals(tooLarge, limit + 1, `with a limit of ${limit}`);
+  }
+});
+
+Deno.test("FrameDecoder says what was over which limit", () => {
+  const decoder = new FrameDecoder(8);
+  for (const _ of feed(decoder, utf8(`much too long${END}`)));
+  const error = assertThrows(() => decoder.take(), MessageTooLargeError);
+  assertEquals(
+    error.message,
+    "Cannot receive a message of 13 bytes or more: the limit is 8 bytes",
+  );
+  assertEquals([error.limit, error.size], [8, 13]);
+});
+
+Deno.test("FrameDecoder takes only an integer from 1 to V8's longest string as limit", () => {
+  const longest = 2 ** 29 - 24;
+  for (const limit of [0, -1, 1.5, NaN, Infinity, -Infinity, longest + 1]) {
+    assertThrows(() => new FrameDecoder(limit), RangeError, "maxMessageBytes");
+  }
+  for (const limit of ["8", null, 8n, {}]) {
+    const bad = limit as unknown as number;
+    assertThrows(() => new FrameDecoder(bad), TypeError, "maxMessageBytes");
+  }
+  for (const limit of [1, longest]) new FrameDecoder(limit);
+});
+
+Deno.test("FrameDecoder.incomplete() has every byte behind the last terminator", () => {
+  const tails = [
+    "",
+    "E4 B8",
+    "FF",
+    "61 FF 62",
+    ...[4095, 4096, 5000, 20_000, 70_000].flatMap((size) => [
+      "61".repeat(size),
+      "E4 B8 AD".repeat(size / 3),
+      `${"61".repeat(size - 1)} E4`,
+      `${"61".repeat(size)} FF ${"61".repeat(size)} F0 9F 98`,
+    ]),
+  ].map(fromHex);
+  for (const tail of tails) {
+    for (const cuts of [WHOLE, 333, 4096]) {
+      const bytes = concat([utf8(`a${END}`), tail]);
+      assertEquals(decode(cutUp(bytes, cuts)), {
+        items: ["a"],
+        tooLarge: 0,
+        incomplete: tail.toHex(),
+      });
+    }
+  }
+});
+
+Deno.test("FrameDecoder.incomplete() gives bytes of their own", () => {
+  const decoder = new FrameDecoder(100);
+  for (const _ of feed(decoder, utf8("ab")));
+  const incomplete = decoder.incomplete();
+  decoder.room().fill(0);
+  incomplete.fill(0);
+  for (const _ of feed(decoder, utf8(`c${END}`)));
+  assertEquals(decoder.take(), ["abc"]);
+});
+
+Deno.test("FrameDecoder gives one error for one bad byte among good messages, however long", () => {
+  for (const size of [1, 10, 4095, 4096, 4097, 20_000, 70_000]) {
+    const edges = WINDOWS.flatMap((at) => [at - 1, at]);
+    for (const at of new Set([0, size >> 1, size - 1, ...edges])) {
+      if (at >= size) continue;
+      const bad = new Uint8Array(size).fill(0x61);
+      bad[at] = 0xff;
+      const good = ["", "中", "\uFFFD", "b".repeat(5000)];
+      const around = utf8(good.map((text) => text + END).join(""));
+      const bytes = concat([around, bad, utf8(END), around]);
+      for (const cuts of [WHOLE, 1448]) {
+        assertEquals(
+          decode(cutUp(bytes, cuts)).items,
+          [...good, notUtf8(bad), ...good],
+        );
+      }
+    }
+  }
+});
+
+Deno.test("InvalidMessageError of a message has bytes of its own", () => {
+  for (const size of [2, 10_000]) {
+    const decoder = new FrameDecoder(DEFAULT_MAX_MESSAGE_BYTES);
+    const bad = new Uint8Array(size).fill(0xff);
+    const found = [];
+    for (const _ of feed(decoder, concat([bad, utf8(END)]))) {
+      found.push(...decoder.take() ?? []);
+    }
+    const [error] = found;
+    assertInstanceOf(error, InvalidMessageError);
+    assertEquals(
+      error.message,
+      `Cannot decode a message of ${size} bytes: it is not UTF-8`,
+    );
+    const more = utf8("a".repeat(size) + END);
+    for (const _ of feed(decoder, more)) decoder.take();
+    assertEquals(error.bytes.toHex(), bad.toHex());
+    assertEquals(error.sender, undefined);
+  }
+});
+
+/** Tables 3-8 to 3-11 of the Unicode standard, and each class of them at its edges. */
+const ILL_FORMED = [
+  "C0 AF E0 80 BF F0 81 82 41, ED A0 80 ED BF BF ED AF 41",
+  "F4 91 92 93 FF 41 80 BF 42, E1 80 E2 F0 91 92 F1 BF 41",
+  // Not the shortest form.
+  "C0 80, C0 83, C1 BF, E0 80 80, E0 80 83, E0 9F BF",
+  "F0 80 80 80, F0 80 80 83, F0 8F BF BF",
+  // Surrogates, alone and as a pair.
+  "ED A0 80, ED AF BF, ED B0 80, ED BF BF, ED A0 BD ED B8 80",
+  // Beyond U+10FFFF, and bytes that UTF-8 never has.
+  "F4 90 80 80, F5 80 80 80, F7 BF BF BF, F8 88 80 80 80, FC 84 80 80 80 80",
+  "C0, C1, F5, FE, FF, FE FF, FF FE",
+  // Continuation bytes on their own.
+  "80, BF, 80 BF, 80 80 80 80, E4 B8 AD AD, C3 A9 A9",
+  // Truncated.
+  "C2, DF, E0, E0 A0, E1, E1 80, E4 B8, ED 9F, EF BF, EF BB",
+  "F0, F0 90, F0 90 80, F0 9F 98, F1 80, F4 8F BF",
+  "E4 E4 B8 AD, F0 9F F0 9F 98 80",
+].flatMap((group) => group.split(", ")).map(fromHex);
+
+Deno.test("FrameDecoder refuses every class of ill-formed UTF-8, at every cut", () => {
+  const before = utf8("中");
+  const after = utf8("a");
+  for (const ill of ILL_FORMED) {
+    const whole = concat([before, ill, after]);
+    const end = utf8(END);
+    const first = utf8(`good${END}`);
+    const last = utf8(`\uFFFD${END}`);
+    const bytes = concat([first, ill, end, whole, end, last]);
+    const expected = [
+      "good",
+      notUtf8(ill),
+      notUtf8(whole),
+      "\uFFFD",
+    ];
+    for (let cut = 0; cut < bytes.length; cut++) {
+      assertEquals(decode(cutUp(bytes, [cut])).items, expected);
+    }
+    assertEquals(decode(cutUp(bytes, 1)).items, expected);
+    assertInstanceOf(decodeDatagram(ill), InvalidMessageError);
+  }
+});
+
+/** Makes the room as large as it gets, so that what follows arrives in one read. */
+const WARM_UP = "w".repeat(65_000);
+
+/** What {@linkcode decode} gives for bytes that arrive at once. */
+function decodeAtOnce(bytes: Bytes): Item[] {
+  const { items } = decode([utf8(WARM_UP + END), bytes]);
+  assertEquals(items.shift(), WARM_UP);
+  return items;
+}
+
+const WINDOW_EDGES = [4096, 16384, 4096 + 16384, 2 * 16384];
+
+Deno.test("FrameDecoder refuses every class of ill-formed UTF-8 across its windows", () => {
+  for (const ill of ILL_FORMED) {
+    for (const window of WINDOW_EDGES) {
+      for (let inside = 0; inside <= ill.length; inside++) {
+        const start = utf8("b".repeat(window - inside));
+        const message = concat([start, ill, utf8("c".repeat(4200))]);
+        const bytes = concat([message, utf8(`${END}good${END}`)]);
+        const expected = [notUtf8(message), "good"];
+        assertEquals(decodeAtOnce(bytes), expected);
+        assertEquals(decode(cutUp(bytes, [window])).items, expected);
+      }
+    }
+  }
+});
+
+Deno.test("FrameDecoder takes the first and last character of every length, at every cut", () => {
+  const edges = "\0\x02\x04\x7F\x80\u07FF\u0800\uD7FF\uE000\uFFFD\uFFFE\uFFFF" +
+    "\u{10000}\u{1FFFE}\u{10FFFF}\uFEFF";
+  const messages = ["\uFEFF", edges, ...edges, "\uFEFF\uFEFF"];
+  const bytes = utf8(messages.map((text) => text + END).join(""));
+  for (let cut = 0; cut < bytes.length; cut++) {
+    assertEquals(decode(cutUp(bytes, [cut])).items, messages);
+  }
+  for (const window of WINDOW_EDGES) {
+    for (let inside = 0; inside <= 4; inside++) {
+      for (const edge of edges) {
+        const text = "b".repeat(window - inside) + edge + "c".repeat(4200);
+        const bytes = utf8(text + END);
+        assertEquals(decodeAtOnce(bytes), [text]);
+        assertEquals(decode(cutUp(bytes, [window])).items, [text]);
+      }
+    }
+  }
+});
+
+Deno.test("FrameDecoder.room() grows with what reads fill, and shrinks with what they don't", () => {
+  const decoder = new FrameDecoder(DEFAULT_MAX_MESSAGE_BYTES);
+  const held = () => decoder.room().buffer.byteLength;
+  const read = (bytes: Bytes) => {
+    for (const _ of feed(decoder, bytes)) takeAll(decoder, []);
+  };
+  assertEquals(held(), 1024);
+  const message = utf8("a".repeat(62) + END);
+  read(concat(Array<Bytes>(10_000).fill(message)));
+  assertEquals(held(), 65536);
+  for (let i = 0; i < 100; i++) read(message);
+  assertEquals(held(), 1024);
+});
+
+Deno.test("FrameDecoder pins at most 8 KiB with a short message that is kept", async () => {
+  const code = `
+    const { FrameDecoder } = await import("./_framing.ts");
+    // A character beyond Latin-1 doubles what a string takes.
+    const frame = new TextEncoder().encode("中" + "a".repeat(59) + "\\x03");
+    const frames = new Uint8Array(frame.length * 1040);
+    for (let at = 0; at < frames.length; at += frame.length) {
+      frames.set(frame, at);
+    }
+    const decoder = new FrameDecoder(1_048_576);
+    function firstOf64KiB() {
+      let first;
+      for (let at = 0; at < frames.length;) {
+        const room = decoder.room();
+        const part = frames.subarray(at, at + room.length);
+        room.set(part);
+        decoder.fill(part.length);
+        at += part.length;
+        for (let some; some = decoder.take();) first ??= some[0];
+      }
+      return first;
+    }
+    function used() {
+      gc();
+      return Deno.memoryUsage().heapUsed;
+    }
+    for (let i = 0; i < 100; i++) firstOf64KiB();
+    const kept = Array(1000).fill("");
+    const before = used();
+    for (let i = 0; i < kept.length; i++) kept[i] = firstOf64KiB();
+    console.log((used() - before) / kept.length);
+  `;
+  await using process = new Process(Deno.execPath(), [
+    "eval",
+    "--v8-flags=--expose-gc",
+    code,
+  ]);
+  const { code: exit, stdout, stderr } = await process.ended();
+  assertEquals([exit, stderr], [0, ""]);
+  const pinned = Number(stdout);
+  // Less would mean that the test measures nothing.
+  assertLess(60, pinned);
+  assertLess(pinned, 8192 + 256);
+});
+
+// deno-fmt-ignore -- one of each kind
+const NOT_STRINGS = [
+  undefined, null, 0, 5n, true, {}, [], ["a"], Symbol("a"), () => "a",
+  new String("a"), utf8("a"), Object.create(null),
+] as readonly unknown[] as readonly string[];
+
+Deno.test("checkMessage() refuses what is not a string", () => {
+  for (const message of NOT_STRINGS) {
+    assertThrows(() => checkMessage(message, 100), TypeError, "is a string");
+  }
+});
+
+// deno-fmt-ignore -- alone, at an end, in the wrong order, behind a pair, far in
+const LONE_SURROGATES = [
+  "\uD800", "\uDBFF", "\uDC00", "\uDFFF", "a\uD83D", "\uDE00a",
+  "\uDE00\uD83D", "😀\uD83D", `${"a".repeat(70_000)}\uD83D`,
+];
+
+Deno.test("checkMessage() refuses a lone surrogate", () => {
+  for (const message of LONE_SURROGATES) {
+    const limit = DEFAULT_MAX_MESSAGE_BYTES;
+    assertThrows(
+      () => checkMessage(message, limit),
+      TypeError,
+      "lone surrogate",
+    );
+  }
+});
+
+Deno.test("checkMessage() refuses U+0003 wherever it is", () => {
+  for (const message of [END, `${END}a`, `a${END}`, `中${END}😀`, END + END]) {
+    assertThrows(() => checkMessage(message, 100), TypeError, "U+0003");
+  }
+});
+
+Deno.test("checkMessage() lets every other text through", () => {
+  const limit = DEFAULT_MAX_MESSAGE_BYTES;
+  fc.assert(fc.property(fc.oneof(shortMessage, longMessage), (message) => {
+    checkMessage(message, limit);
+  }));
+});
+
+Deno.test("checkMessage() holds the limit to the byte", () => {
+  for (const limit of LIMITS) {
+    for (const unit of [...UNITS, "\uFFFD", "a中😀"]) {
+      const exact = ofSize(unit, limit);
+      checkMessage(exact, limit);
+      const error = assertThrows(
+        () => checkMessage(exact + "x", limit),
+        MessageTooLargeError,
+        `of ${limit + 1} bytes: the limit is ${limit} bytes`,
+      );
+      assertEquals([error.limit, error.size], [limit, limit + 1]);
+    }
+  }
+});
+
+Deno.test("countFrames() counts terminators", () => {
+  assertEquals(countFrames(utf8("")), 0);
+  assertEquals(countFrames(utf8("ab")), 0);
+  assertEquals(countFrames(utf8(`${END}a${END}${END}b`)), 3);
+});
+
+Deno.test("encodeDatagram() gives UTF-8, without a terminator", () => {
+  fc.assert(fc.property(shortMessage, (message) => {
+    assertEquals(encodeDatagram(message).toHex(), utf8(message).toHex());
+  }));
+  for (const unit of UNITS) {
+    const message = ofSize(unit, 65_507);
+    assertEquals(encodeDatagram(message).toHex(), utf8(message).toHex());
+  }
+});
+
+Deno.test("decodeDatagram() makes of any bytes what the platform makes of them", () => {
+  const bytes = fc.oneof(
+    fc.uint8Array({ maxLength: 40 }).map((bytes) => Uint8Array.from(bytes)),
+    anyBytes,
+  );
+  fc.assert(fc.property(bytes, (bytes) => {
+    assertEquals(toItem(decodeDatagram(bytes)), oracle(bytes));
+  }));
+});
+
+/** What a stream gives, and what it fails with. */
+async function readAll<T>(
+  stream: ReadableStream<T>,
+): Promise<{ chunks: T[]; error: unknown }> {
+  const chunks: T[] = [];
+  try {
+    for await (const chunk of stream) chunks.push(chunk);
+  } catch (error) {
+    return { chunks, error };
+  }
+  return { chunks, error: undefined };
+}
+
+function decodeStream(
+  chunks: readonly Bytes[],
+  options?: { maxMessageBytes?: number },
+): ReadableStream<string> {
+  return ReadableStream.from(chunks)
+    .pipeThrough(new FrameDecoderStream(options));
+}
+
+Deno.test("FrameEncoderStream and FrameDecoderStream give any messages back, however cut", async () => {
+  const property = fc.asyncProperty(
+    anyMessages,
+    anyCuts,
+    async (messages, cuts) => {
+      const frames = ReadableStream.from(messages)
+        .pipeThrough(new FrameEncoderStream());
+      const bytes = concat(await Array.fromAsync(frames));
+      const expected = utf8(messages.map((text) => text + END).join(""));
+      assertEquals(bytes.toHex(), expected.toHex());
+      const decoded = await Array.fromAsync(decodeStream(cutUp(bytes, cuts)));
+      assertEquals(decoded, messages);
+    },
+  );
+  await fc.assert(property, { numRuns: 50 });
+});
+
+Deno.test("FrameDecoderStream passes on what came before a message that is not UTF-8", async () => {
+  const bytes = fromHex("61 03 62 03 63 03 FF 03 64 03");
+  for (const cuts of [WHOLE, 1]) {
+    const { chunks, error } = await readAll(decodeStream(cutUp(bytes, cuts)));
+    assertInstanceOf(error, InvalidMessageError);
+    assertEquals(error.bytes.toHex(), "ff");
+    assertEquals(chunks, ["a", "b", "c"]);
+  }
+});
+
+Deno.test("FrameDecoderStream passes on what came before a message over the limit", async () => {
+  const bytes = utf8(["a", "b", "1234", "12345", "c", ""].join(END));
+  for (const cuts of [WHOLE, 1]) {
+    const { chunks, error } = await readAll(
+      decodeStream(cutUp(bytes, cuts), { maxMessageBytes: 4 }),
+    );
+    assertInstanceOf(error, MessageTooLargeError);
+    assertEquals([error.limit, error.size], [4, 5]);
+    assertEquals(chunks, ["a", "b", "1234"]);
+  }
+});
+
+Deno.test("FrameDecoderStream passes on what came before an unfinished message", async () => {
+  const stream = new FrameDecoderStream();
+  const writer = stream.writable.getWriter();
+  const settled = Promise.allSettled([
+    writer.write(utf8(["a", "b", "c", "unfinished"].join(END))),
+    writer.close(),
+  ]);
+  const { chunks, error } = await readAll(stream.readable);
+  await settled;
+  assertInstanceOf(error, ClosedError);
+  assertEquals(error.incomplete, utf8("unfinished"));
+  assertEquals(
+    error.message,
+    "Cannot decode the last 10 bytes of a stream: it ended before their terminator",
+  );
+  assertEquals(chunks, ["a", "b", "c"]);
+});
+
+Deno.test("FrameDecoderStream has done with a chunk once it is written", async () => {
+  const stream = new FrameDecoderStream();
+  const messages = Array.fromAsync(stream.readable);
+  const writer = stream.writable.getWriter();
+  const chunk = utf8("ab");
+  await writer.write(chunk);
+  chunk.fill(0xff);
+  await writer.write(utf8(`c${END}`));
+  await writer.close();
+  assertEquals(await messages, ["abc"]);
+});
+
+Deno.test("FrameDecoderStream asks for no more than is read", async () => {
+  let pulled = 0;
+  const source = new ReadableStream<Bytes>({
+    pull(controller) {
+      controller.enqueue(utf8("a" + END));
+      if (++pulled === 1000) controller.close();
+    },
+  });
+  const reader = source.pipeThrough(new FrameDecoderStream()).getReader();
+  assertEquals(await reader.read(), { value: "a", done: false });
+  await new Promise((resolve) => setTimeout(resolve));
+  assertLess(pulled, 10);
+  await reader.cancel();
+});
+
+Deno.test("FrameDecoderStream refuses chunks that are not bytes", async () => {
+  for (const chunk of ["a", [97, 3], 5, {}, new Uint16Array([97, 3])]) {
+    const stream = new FrameDecoderStream();
+    const chunks = ReadableStream.from([chunk]) as ReadableStream<never>;
+    await assertRejects(
+      () => Array.fromAsync(chunks.pipeThrough(stream)),
+      TypeError,
+      "a chunk is a Uint8Array",
+    );
+  }
+});
+
+Deno.test("FrameEncoderStream passes on what came before a message that it refuses", async () => {
+  const refused = [
+    [`a${END}b`, TypeError],
+    ["\uD83D", TypeError],
+    [5 as unknown as string, TypeError],
+    ["too long", MessageTooLargeError],
+  ] as const;
+  for (const [message, Kind] of refused) {
+    const frames = ReadableStream.from(["a", "中", message, "b"])
+      .pipeThrough(new FrameEncoderStream({ maxMessageBytes: 7 }));
+    const { chunks, error } = await readAll(frames);
+    assertInstanceOf(error, Kind);
+    assertEquals(chunks, [utf8(`a${END}`), utf8(`中${END}`)]);
+  }
+});
+
+Deno.test("FrameEncoderStream gives buffers that may be transferred", async () => {
+  const frames = ReadableStream.from(["a", "b", "c"])
+    .pipeThrough(new FrameEncoderStream());
+  const bytes: Bytes[] = [];
+  for await (const frame of frames) {
+    const { buffer } = frame as Bytes;
+    bytes.push(structuredClone(frame, { transfer: [buffer] }) as Bytes);
+  }
+  assertEquals(bytes, [utf8(`a${END}`), utf8(`b${END}`), utf8(`c${END}`)]);
+});
+
+Deno.test("FrameDecoderStream and FrameEncoderStream check their options", () => {
+  for (const Stream of [FrameDecoderStream, FrameEncoderStream]) {
+    assertInstanceOf(new Stream(), TransformStream);
+    for (const maxMessageBytes of [0, -1, 1.5, NaN, Infinity, 2 ** 29]) {
+      assertThrows(() => new Stream({ maxMessageBytes }), RangeError);
+    }
+    for (const options of [null, 4096]) {
+      const bad = options as unknown as Record<string, never>;
+      assertThrows(() => new Stream(bad), TypeError, "options");
+    }
+  }
+});
+
+Deno.test("FrameDecoderStream and FrameEncoderStream take up to 1 MiB, unless told otherwise", async () => {
+  const longest = "a".repeat(1_048_576);
+  const encode = (message: string) =>
+    Array.fromAsync(
+      ReadableStream.from([message]).pipeThrough(new FrameEncoderStream()),
+    );
+  const frames = await encode(longest) as Bytes[];
+  assertEquals(await Array.fromAsync(decodeStream(frames)), [longest]);
+  await assertRejects(() => encode(longest + "a"), MessageTooLargeError);
+  await assertRejects(
+    () => Array.fromAsync(decodeStream([utf8(longest + "a" + END)])),
+    MessageTooLargeError,
+  );
+});
