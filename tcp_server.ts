@@ -564,6 +564,13 @@ export class TCPServer implements AsyncDisposable, Disposable {
     return client.connection.postFrame(frame);
   }
 
+  #checkRunning(what: string): void {
+    if (!this.#stopped) return;
+    throw new ClosedError(
+      `Cannot ${what}: the server on ${this.#format(this.address)} is stopped`,
+    );
+  }
+
   #forget(client: Client): void {
     const key = toKey(client.address);
     if (this.#clients.get(key) !== client) return;
@@ -630,6 +637,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   async send(message: string, client: Address): Promise<void> {
     checkAddress(client);
     checkMessage(message, this.#settings.maxMessageBytes);
+    this.#checkRunning(`send to ${this.#format(client)}`);
     const known = this.#clients.get(toKey(client));
     if (!known) {
       throw new ClosedError(
@@ -669,13 +677,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
    */
   async sendToAll(message: string): Promise<number> {
     checkMessage(message, this.#settings.maxMessageBytes);
-    if (this.#stopped) {
-      throw new ClosedError(
-        `Cannot send to all: the server on ${
-          this.#format(this.address)
-        } is stopped`,
-      );
-    }
+    this.#checkRunning("send to all");
     const frame = encodeFrame(message);
     const writes: [Client, Promise<void>][] = [];
     for (const client of this.#clients.values()) {

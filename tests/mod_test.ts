@@ -33,14 +33,15 @@ const ENTRY_POINTS: Record<string, string[]> = {
     "TCPClient",
     "TCPServer",
     "UDPSocket",
+    "allowCidr",
     "createTcpClient",
     "createTcpServer",
     "createUdpSocket",
     "wirePort",
   ],
   "./tcp-client": ["TCPClient", "createTcpClient"],
-  "./tcp-server": ["TCPServer", "createTcpServer"],
-  "./udp-socket": ["UDPSocket", "createUdpSocket"],
+  "./tcp-server": ["TCPServer", "allowCidr", "createTcpServer"],
+  "./udp-socket": ["UDPSocket", "allowCidr", "createUdpSocket"],
 };
 
 type Same<A, B> = [A, B] extends [B, A] ? true : never;

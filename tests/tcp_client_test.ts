@@ -396,6 +396,19 @@ test(
   WITHOUT_NET,
 );
 
+test("createTcpClient() does not connect with an aborted signal", async () => {
+  using free = freePort();
+  const { port, wire } = free;
+  using listener = Deno.listen({ hostname: LOOPBACK, port: wire });
+  const signal = AbortSignal.abort("not today");
+  const refused = createTcpClient(LOOPBACK, port, { signal });
+  assertEquals(await outcomes([refused]), ["not today"]);
+  await using client = await createTcpClient(LOOPBACK, port);
+  using first = await listener.accept();
+  const { port: from } = first.remoteAddr as Deno.NetAddr;
+  assertEquals(client.localAddress, [LOOPBACK, from]);
+});
+
 test(
   "createTcpClient() rejects with the reason of a signal aborted on the way",
   async () => {
@@ -444,8 +457,19 @@ test("createTcpClient() leaks nothing when it is aborted as it connects", async 
 test("createTcpClient() forgets its signal and its time limit once it is connected", async () => {
   const controller = new AbortController();
   const { signal } = controller;
+  const listeners = new Set<unknown>();
+  const { addEventListener: add, removeEventListener: remove } = signal;
+  signal.addEventListener = function (...args: Parameters<typeof add>) {
+    listeners.add(args[1]);
+    Reflect.apply(add, this, args);
+  };
+  signal.removeEventListener = function (...args: Parameters<typeof remove>) {
+    listeners.delete(args[1]);
+    Reflect.apply(remove, this, args);
+  };
   await using pair = await connectPair({ signal, connectTimeout: 50 });
   const { client, peer } = pair;
+  assertEquals(listeners.size, 0);
   controller.abort();
   assertEquals(await client.receive({ timeout: 100 }), null);
   assertEquals(client.connected, true);
@@ -1535,6 +1559,8 @@ test("TCPClient.disconnect() ends the loop that calls it", async () => {
 test("TCPClient rejects with ClosedError after disconnect", async () => {
   await using pair = await connectPair();
   const { client, peer } = pair;
+  await writeAll(peer, frames(["received", "dropped"]));
+  assertEquals(await client.receive(WAIT), "received");
   const closed = client.disconnect();
   const use = async () => {
     await assertRejects(() => client.send("x"), ClosedError);
@@ -1610,6 +1636,16 @@ async function runClient(code: string): Promise<Script> {
   return { script, peer, [Symbol.asyncDispose]: () => whole.disposeAsync() };
 }
 
+test("TCPClient that never receives does not keep a script alive", async () => {
+  await using run = await runClient(`
+    const client = await connected;
+    await client.send("hello");
+    console.log(client.connected);
+  `);
+  const { code, stdout, stderr } = await run.script.ended();
+  assertEquals([code, stdout, stderr], [0, "true\n", ""]);
+});
+
 test("TCPClient that is idle does not keep a script alive", async () => {
   await using run = await runClient(`
     const client = await connected;
@@ -1646,6 +1682,20 @@ test("TCPClient that is being disposed of keeps a script alive until all is sent
   const { script, peer } = run;
   const text = await readAll(peer);
   assertEquals(text.length, 16 * (MIB + 1));
+  peer.close();
+  const { code, stderr } = await script.ended();
+  assertEquals([code, stderr], [0, ""]);
+});
+
+test("TCPClient that is being disposed of keeps a script alive until the peer closes", async () => {
+  await using run = await runClient(`
+    using client = await connected;
+    client.send("Goodbye");
+  `);
+  const { script, peer } = run;
+  assertEquals(await readAll(peer), "Goodbye\x03");
+  // Of a script that has ended this would be reset.
+  await writeAll(peer, "x".repeat(MIB));
   peer.close();
   const { code, stderr } = await script.ended();
   assertEquals([code, stderr], [0, ""]);

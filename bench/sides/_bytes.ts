@@ -120,7 +120,7 @@ export async function readCycle(
   checker: Checker,
   bytes = Infinity,
 ): Promise<void> {
-  const buffer = new Uint8Array(65_536);
+  const buffer = new Uint8Array(Math.min(bytes, 65_536));
   for (let left = bytes; left > 0;) {
     const count = await conn.read(buffer);
     if (count === null) return;

@@ -22,10 +22,8 @@ export interface Job {
 
 /** What a job answers. Each job fills in some of it. */
 export interface Result {
-  /** How long it took, or when it began or ended (in seconds since 1970). */
+  /** How long it took. */
   seconds?: number;
-  began?: number;
-  ended?: number;
   /** Messages that arrived, a sum over them and their order, bytes that arrived. */
   count?: number;
   sum?: number;
@@ -59,11 +57,6 @@ export async function serve(jobs: Jobs): Promise<never> {
     }
   }
   Deno.exit(0);
-}
-
-/** Seconds since 1970, the same in all processes of a machine. */
-export function now(): number {
-  return (performance.timeOrigin + performance.now()) / 1000;
 }
 
 /** Sorts latencies, in milliseconds, and says what the usual and the slow ones are. */

@@ -7,14 +7,13 @@ import {
   type Cycle,
   dial,
   HOST,
-  isGone,
   makeCycle,
   readCycle,
   upgrade,
   type Wire,
   writeCycle,
 } from "./_bytes.ts";
-import { type Job, now, type Result, serve } from "./_jobs.ts";
+import { type Job, type Result, serve } from "./_jobs.ts";
 
 let listener: Deno.TcpListener | undefined;
 let idle: Deno.TcpConn[] = [];
@@ -48,45 +47,10 @@ async function connection(job: Job): Promise<Deno.TcpConn> {
   return conn;
 }
 
-/** A client that checks all that a server sends to it. */
-class Subscriber {
-  readonly conn: Deno.TcpConn;
-  readonly checker: Checker;
-  #wanted = 0;
-  #resolve: (() => void) | undefined;
-
-  constructor(conn: Deno.TcpConn, cycle: Cycle) {
-    this.conn = conn;
-    this.checker = new Checker(cycle);
-    this.#read();
-  }
-
-  /** Settles when so many bytes have arrived in all. */
-  has(bytes: number): Promise<void> {
-    this.#wanted = bytes;
-    return new Promise((resolve) => {
-      this.#resolve = resolve;
-      this.#look();
-    });
-  }
-
-  #look(): void {
-    if (this.checker.count >= this.#wanted) this.#resolve?.();
-  }
-
-  async #read(): Promise<void> {
-    const buffer = new Uint8Array(4096);
-    try {
-      for (;;) {
-        const count = await this.conn.read(buffer);
-        if (count === null) return;
-        this.checker.add(buffer.subarray(0, count));
-        this.#look();
-      }
-    } catch (error) {
-      if (!isGone(error)) throw error;
-    }
-  }
+/** A client, and the check of all that a server sends to it. */
+interface Subscriber {
+  conn: Deno.TcpConn;
+  checker: Checker;
 }
 
 /** Connects, a few at a time, or the listener's queue would overflow. */
@@ -189,21 +153,22 @@ await serve({
     for (const { conn } of subscribers) conn.close();
     const cycle = cycleOf(job, "frames");
     const conns = await dialMany(job.wire, job.clients);
-    subscribers = conns.map((conn) => new Subscriber(conn, cycle));
+    subscribers = conns.map((conn) => ({ conn, checker: new Checker(cycle) }));
     return {};
   },
 
-  /** Waits until each of them has so many messages in all. */
+  /** Reads what each of them has been sent: so many messages. */
   async delivered(job): Promise<Result> {
     const { each } = cycleOf(job, "frames");
-    await Promise.all(subscribers.map((one) => one.has(job.count * each)));
-    const ended = now();
-    const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
-    return {
-      ended,
-      count: sum(subscribers.map(({ checker }) => checker.count)) / each,
-      wrong: sum(subscribers.map(({ checker }) => checker.wrong)),
-    };
+    let count = 0;
+    let wrong = 0;
+    await Promise.all(subscribers.map(async ({ conn, checker }) => {
+      const before = { ...checker };
+      await readCycle(conn, checker, job.count * each);
+      count += (checker.count - before.count) / each;
+      wrong += checker.wrong - before.wrong;
+    }));
+    return { count, wrong };
   },
 
   /** Has so many connections that do nothing. */

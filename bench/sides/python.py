@@ -108,11 +108,11 @@ def members(job):
 def broadcast(job):
     global sent
     messages = read_messages(job)
-    began = time.time()
+    start = time.perf_counter()
     for _ in range(job["count"]):
         server.send_to_all(messages[sent % len(messages)])
         sent += 1
-    return {"began": began}
+    return {"seconds": time.perf_counter() - start}
 
 
 def connect(job):
