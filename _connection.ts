@@ -11,6 +11,7 @@ import { ClosedError, CommunicationError, reason } from "./_errors.ts";
 import {
   checkMessage,
   concat,
+  countWhole,
   type Decoded,
   encodeFrames,
   FrameDecoder,
@@ -63,6 +64,8 @@ interface Batch {
 export class Connection {
   /** The other end. */
   readonly remoteAddress: Address;
+  /** How many messages are wholly with the kernel. */
+  sent = 0;
   readonly #conn: Conn;
   readonly #decoder: FrameDecoder;
   readonly #portOffset: number | undefined;
@@ -128,6 +131,11 @@ export class Connection {
   get open(): boolean {
     return this.#closed === undefined && !this.#ended &&
       this.#sendFault === undefined;
+  }
+
+  /** The other end, in an error message. */
+  get peer(): string {
+    return formatWithWire(this.remoteAddress, this.#portOffset);
   }
 
   /** What broke it, if anything did. */
@@ -237,10 +245,12 @@ export class Connection {
     // Without a batch before it, this is where the rest of the turn joins.
     await before;
     batch.open = false;
+    let written = 0;
     try {
       for (const piece of toPieces(batch)) {
         for (let rest = piece; rest.length > 0;) {
           const count = await this.#conn.write(rest);
+          written += count;
           this.#progress += count;
           this.#stats.bytesOut += count;
           if (!this.#reading) this.#touch();
@@ -249,12 +259,14 @@ export class Connection {
         }
       }
     } catch (error) {
+      this.sent += countWhole(batch.messages, written);
       this.#sendFault ??= error;
       this.#last = undefined;
       this.#unsent = 0;
       throw this.sendError();
     }
     this.#unsent -= batch.size;
+    this.sent += batch.messages.length;
     this.#stats.messagesOut += batch.messages.length;
     if (this.#last === batch) this.#last = undefined;
   }
@@ -312,7 +324,7 @@ export class Connection {
   }
 
   /** Ends the connection at once. What is on the way may be lost. */
-  destroy(fault: unknown): void {
+  destroy(fault?: unknown): void {
     this.#fault ??= fault;
     this.#closed ??= Promise.resolve();
     this.#release();
@@ -347,8 +359,7 @@ export class Connection {
   }
 
   #closedError(what: string, incomplete: Uint8Array): ClosedError {
-    const peer = formatWithWire(this.remoteAddress, this.#portOffset);
-    const cannot = `Cannot ${what} ${peer}`;
+    const cannot = `Cannot ${what} ${this.peer}`;
     const cause = this.#fault ?? this.#sendFault;
     if (cause !== undefined) {
       return new ClosedError(`${cannot}: ${reason(cause)}`, {

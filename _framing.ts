@@ -408,14 +408,17 @@ export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
   return take(encoder.encodeInto(message, room).written);
 }
 
-/** How many frames end in these bytes. */
-export function countFrames(bytes: Uint8Array): number {
+/** How many of these messages are whole in the first bytes of their frames. */
+export function countWhole(
+  messages: readonly (string | Uint8Array)[],
+  bytes: number,
+): number {
   let count = 0;
-  for (
-    let at = bytes.indexOf(TERMINATOR);
-    at >= 0;
-    at = bytes.indexOf(TERMINATOR, at + 1)
-  ) {
+  for (const message of messages) {
+    bytes -= typeof message === "string"
+      ? byteLength(message) + 1
+      : message.length;
+    if (bytes < 0) break;
     count++;
   }
   return count;

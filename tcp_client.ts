@@ -28,12 +28,29 @@ import {
   toAddress,
   wirePort,
 } from "./_address.ts";
-import { checkOptions, checkTime } from "./_check.ts";
+import {
+  checkFunction,
+  checkInteger,
+  checkOptions,
+  checkTime,
+  isPromise,
+} from "./_check.ts";
 import { type Conn, Connection, tune } from "./_connection.ts";
-import { explain } from "./_errors.ts";
-import { checkMaxMessageBytes, DEFAULT_MAX_MESSAGE_BYTES } from "./_framing.ts";
+import { ClosedError, explain, reason } from "./_errors.ts";
+import {
+  checkMaxMessageBytes,
+  checkMessage,
+  DEFAULT_MAX_MESSAGE_BYTES,
+} from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_receive.ts";
 
+import {
+  checkRetry,
+  Outbox,
+  Pause,
+  type RetryOptions,
+  tryAgain,
+} from "./_retry.ts";
 import { newStats, type Stats } from "./_stats.ts";
 import {
   checkClientTls,
@@ -42,7 +59,7 @@ import {
   startTls,
 } from "./_tls.ts";
 
-export type { Address, ClientTLSOptions, ReceiveOptions, Stats };
+export type { Address, ClientTLSOptions, ReceiveOptions, RetryOptions, Stats };
 
 const DEFAULT_CONNECT_TIMEOUT = 10_000;
 
@@ -83,6 +100,39 @@ export interface TCPClientOptions {
    * @default {false}
    */
   tls?: boolean | ClientTLSOptions;
+  /**
+   * Whether, and how, to keep trying where the first attempt to connect fails: a
+   * robot often boots before the line's PC. A permission that is not given and a
+   * certificate that is not accepted end it.
+   *
+   * @default {false}
+   */
+  retry?: boolean | RetryOptions;
+  /**
+   * Whether, and how, to establish a lost connection again, also one that the server
+   * has closed. Pending {@linkcode TCPClient.receive} calls go on waiting, and
+   * messages to send wait. One that was not wholly with the kernel when the
+   * connection broke is sent again, whole, and none that was is sent twice: so the
+   * server may miss messages that were on their way, and those it has received it
+   * receives once. `signal` then ends the client for good, at any time.
+   *
+   * @default {false}
+   */
+  reconnect?: boolean | RetryOptions;
+  /**
+   * With `reconnect`, how many bytes may wait while there is no connection; a message
+   * too many is refused.
+   *
+   * @default {16_777_216}
+   */
+  maxSendBufferBytes?: number;
+  /**
+   * Called when the connection is gone and {@linkcode TCPClient.disconnect} was not
+   * called, with the error where that was not an orderly end.
+   */
+  onDisconnect?: (error?: Error) => void;
+  /** With `reconnect`, called when there is a connection again. */
+  onReconnect?: () => void;
 }
 
 /**
@@ -118,82 +168,82 @@ export async function createTcpClient(
 ): Promise<TCPClient> {
   checkOptions(options);
   checkHost(ip);
-  const {
-    portOffset,
-    connectTimeout = DEFAULT_CONNECT_TIMEOUT,
-    signal,
-    maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
-    idleTimeout = 0,
-    tls = false,
-  } = options;
-  const wire = wirePort(port, portOffset);
-  checkTime("connectTimeout", connectTimeout, 1);
-  checkMaxMessageBytes(maxMessageBytes);
-  checkTime("idleTimeout", idleTimeout);
-  checkClientTls(tls);
+  const settings = checkClientOptions([ip, port], options);
+  const { signal, retry } = settings;
   signal?.throwIfAborted();
-  const address = Object.freeze([ip, port] as const);
-  let conn: Conn;
-  try {
-    conn = await connect(ip, wire, tls, connectTimeout, signal);
-  } catch (error) {
-    if (signal?.aborted) throw signal.reason;
-    throw explain(
-      `Cannot connect to ${formatWithWire(address, portOffset)}`,
-      error,
-    );
-  }
-  const stats = newStats();
-  const connection = new Connection(conn, {
-    remoteAddress: address,
-    portOffset,
-    maxMessageBytes,
-    idleTimeout,
-    stats,
-  });
-  return newClient(
-    connection,
-    stats,
-    toAddress(conn.localAddr as Deno.NetAddr, portOffset),
-  );
+  const conn = retry
+    ? await tryAgain(() => dial(settings, signal), retry, new Pause(), signal)
+    : await dial(settings, signal);
+  return newClient(conn, settings);
+}
+
+/** The options, checked and with the defaults in place. */
+type Settings =
+  & Omit<TCPClientOptions, "retry" | "reconnect">
+  & ReturnType<typeof checkClientOptions>;
+
+function checkClientOptions(
+  [ip, port]: Address,
+  options: TCPClientOptions,
+) {
+  const settings = {
+    ...options,
+    address: Object.freeze([ip, port] as const),
+    wire: wirePort(port, options.portOffset),
+    connectTimeout: options.connectTimeout ?? DEFAULT_CONNECT_TIMEOUT,
+    maxMessageBytes: options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
+    maxSendBufferBytes: options.maxSendBufferBytes ?? 16_777_216,
+    idleTimeout: options.idleTimeout ?? 0,
+    tls: options.tls ?? false,
+    retry: checkRetry("retry", options.retry),
+    reconnect: checkRetry("reconnect", options.reconnect),
+  };
+  checkTime("connectTimeout", settings.connectTimeout, 1);
+  checkMaxMessageBytes(settings.maxMessageBytes);
+  checkInteger("maxSendBufferBytes", settings.maxSendBufferBytes, 1);
+  checkTime("idleTimeout", settings.idleTimeout);
+  checkClientTls(settings.tls);
+  checkFunction("onDisconnect", options.onDisconnect);
+  checkFunction("onReconnect", options.onReconnect);
+  return settings;
 }
 
 /** Connects, with TLS if so wanted, until time or signal end it. */
-async function connect(
-  hostname: string,
-  port: number,
-  tls: boolean | ClientTLSOptions,
-  timeout: number,
+async function dial(
+  { address, wire, portOffset, tls, connectTimeout }: Settings,
   signal: AbortSignal | undefined,
 ): Promise<Conn> {
-  const limit = new Limit(timeout, "no answer");
+  const limit = new Limit(connectTimeout, "no answer");
   const abort = () => limit.end(signal?.reason);
   signal?.addEventListener("abort", abort, { once: true });
   try {
-    const conn = await Deno.connect({ hostname, port, signal: limit.signal });
-    if (limit.over) {
-      conn.close();
-      throw limit.reason;
-    }
-    if (tls === false) return conn;
-    tune(conn);
-    return await startTls(
-      conn,
-      hostname,
-      tls === true ? {} : tls,
-      limit.signal,
-    );
+    const conn = await connect(address[0], wire, tls, limit.signal);
+    if (!limit.over) return conn;
+    conn.close();
+    throw limit.reason;
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason;
+    const where = formatWithWire(address, portOffset);
+    throw explain(`Cannot connect to ${where}`, error);
   } finally {
     limit.clear();
     signal?.removeEventListener("abort", abort);
   }
 }
 
-let newClient: (
-  connection: Connection,
-  stats: Stats,
-  localAddress: Address,
-) => TCPClient;
+async function connect(
+  hostname: string,
+  port: number,
+  tls: boolean | ClientTLSOptions,
+  signal: AbortSignal,
+): Promise<Conn> {
+  const conn = await Deno.connect({ hostname, port, signal });
+  if (tls === false) return conn;
+  tune(conn);
+  return startTls(conn, hostname, tls === true ? {} : tls, signal);
+}
+
+let newClient: (conn: Conn, settings: Settings) => TCPClient;
 
 /**
  * One TCP connection to a server, made by {@linkcode createTcpClient}.
@@ -222,7 +272,8 @@ let newClient: (
 export class TCPClient
   implements AsyncIterable<string>, AsyncDisposable, Disposable {
   /**
-   * The address of this side of the connection.
+   * The address of this side of the connection, which changes when it is
+   * established again.
    *
    * @example Usage
    * ```ts
@@ -233,8 +284,13 @@ export class TCPClient
    * await using client = await createTcpClient("127.0.0.1", 70913);
    * assertEquals(client.localAddress[0], "127.0.0.1");
    * ```
+   *
+   * @returns The address.
    */
-  readonly localAddress: Address;
+  get localAddress(): Address {
+    return this.#localAddress;
+  }
+
   /**
    * The address of the server, with its communication port.
    *
@@ -249,67 +305,204 @@ export class TCPClient
    * ```
    */
   readonly remoteAddress: Address;
-  readonly #connection: Connection;
+  readonly #settings: Settings;
   readonly #inbox: Inbox<string>;
-  readonly #stats: Stats;
-  #reading = false;
+  readonly #outbox: Outbox | undefined;
+  readonly #stats = newStats();
+  readonly #pause = new Pause();
+  readonly #stopped = new AbortController();
+  #connection: Connection;
+  #localAddress: Address;
+  #reading: Connection | undefined;
+  /** What had arrived by connections that are gone. */
+  #rest: (string | Error)[] = [];
+  /** Whether somebody waits to receive. */
+  #awaited = false;
   /** Whether nothing more may be taken from the connection. */
-  #ended = false;
+  #drained = false;
+  #state: "open" | "down" | "ended" = "open";
+  #disconnected: Promise<void> | undefined;
 
   static {
     newClient = (...args) => new TCPClient(...args);
   }
 
-  private constructor(
-    connection: Connection,
-    stats: Stats,
-    localAddress: Address,
-  ) {
-    this.#stats = stats;
-    this.#connection = connection;
-    this.localAddress = localAddress;
-    this.remoteAddress = connection.remoteAddress;
+  private constructor(conn: Conn, settings: Settings) {
+    this.#settings = settings;
+    this.remoteAddress = settings.address;
     this.#inbox = new Inbox<string>({
       take: () => this.#take(),
-      awaited: (waiting) => connection.hold(waiting),
+      awaited: (waiting) => {
+        this.#awaited = waiting;
+        this.#hold();
+      },
     });
-    connection.hold(false);
+    if (settings.reconnect) {
+      this.#outbox = new Outbox(
+        settings.maxSendBufferBytes,
+        (connection) => this.#lose(connection),
+      );
+      settings.signal?.addEventListener("abort", this.#abort, { once: true });
+    }
+    this.#localAddress = this.#toAddress(conn);
+    this.#connection = this.#connect(conn);
+    this.#start();
+  }
+
+  #toAddress(conn: Conn): Address {
+    const { portOffset } = this.#settings;
+    return toAddress(conn.localAddr as Deno.NetAddr, portOffset);
+  }
+
+  #connect(conn: Conn): Connection {
+    return new Connection(conn, {
+      ...this.#settings,
+      portOffset: this.#settings.portOffset,
+      remoteAddress: this.remoteAddress,
+      stats: this.#stats,
+    });
+  }
+
+  #start(): void {
+    this.#drained = false;
+    this.#state = "open";
+    this.#hold();
+    this.#outbox?.attach(this.#connection);
     this.#read();
   }
 
-  /** Decodes what is next, and reads on as soon as nothing is left to decode. */
+  /** Keeps the script alive while somebody waits for something, and not longer. */
+  #hold(): void {
+    this.#connection.hold(this.#awaited);
+    this.#pause.hold(this.#awaited || this.#outbox?.waiting === true);
+  }
+
+  /** Decodes what is next, and reads on as soon as little is left to decode. */
   #take(): (string | Error)[] | undefined {
-    if (this.#ended) return undefined;
+    if (this.#rest.length > 0) return this.#rest.splice(0);
+    if (this.#drained) return undefined;
     try {
       const messages = this.#connection.take();
       if (this.#connection.hungry) this.#read();
       return messages;
     } catch (error) {
-      this.#connection.destroy(error);
-      this.#ended = true;
+      const connection = this.#connection;
+      connection.destroy(error);
+      this.#drained = true;
       // Only then, as the inbox is about to hand out this error.
-      queueMicrotask(() => this.#end());
+      queueMicrotask(() => this.#lose(connection));
       return [error as Error];
     }
   }
 
   /** A read is always pending while there is room: so the end is seen without a receiver. */
   async #read(): Promise<void> {
-    if (this.#reading) return;
-    this.#reading = true;
-    const more = await this.#connection.read();
-    this.#reading = false;
-    if (more) {
-      this.#inbox.deliver();
-      if (this.#connection.hungry) this.#read();
-      return;
-    }
-    this.#end();
-    this.#connection.close();
+    const connection = this.#connection;
+    if (this.#reading === connection) return;
+    this.#reading = connection;
+    const more = await connection.read();
+    if (this.#reading === connection) this.#reading = undefined;
+    if (!more) return this.#lose(connection);
+    if (connection !== this.#connection) return;
+    this.#inbox.deliver();
+    if (connection.hungry) this.#read();
   }
 
-  #end(): void {
-    this.#inbox.end(() => this.#connection.receiveError());
+  /** The connection has ended: comes back, or ends for good. */
+  #lose(connection: Connection): void {
+    if (this.#state !== "open" || connection !== this.#connection) return;
+    const { reconnect, onDisconnect } = this.#settings;
+    const error = connection.endError();
+    if (reconnect && this.#outbox) {
+      this.#state = "down";
+      this.#comeBack(connection, this.#outbox, reconnect);
+    } else {
+      this.#state = "ended";
+      connection.close();
+      this.#inbox.end(() => connection.receiveError());
+    }
+    this.#tell(onDisconnect, error);
+  }
+
+  async #comeBack(
+    lost: Connection,
+    outbox: Outbox,
+    reconnect: Required<RetryOptions>,
+  ): Promise<void> {
+    const { signal } = this.#stopped;
+    this.#keep(lost);
+    lost.destroy();
+    await lost.flushed();
+    outbox.detach();
+    this.#hold();
+    // At once would be too often for a server that accepts and closes.
+    await this.#pause.wait(reconnect.firstDelay);
+    try {
+      signal.throwIfAborted();
+      const conn = await tryAgain(
+        () => dial(this.#settings, signal),
+        reconnect,
+        this.#pause,
+        signal,
+      );
+      if (signal.aborted) return conn.close();
+      this.#localAddress = this.#toAddress(conn);
+      this.#connection = this.#connect(conn);
+      this.#start();
+      this.#tell(this.#settings.onReconnect);
+    } catch (error) {
+      if (!signal.aborted) this.#finish(error);
+    }
+  }
+
+  /** Takes what had arrived whole by a connection that is gone. */
+  #keep(lost: Connection): void {
+    try {
+      for (let items; !this.#drained && (items = lost.take());) {
+        this.#rest.push(...items);
+      }
+    } catch (error) {
+      this.#rest.push(error as Error);
+    }
+    this.#drained = true;
+    this.#inbox.deliver();
+  }
+
+  /** Ends for good, because of `cause` if there is one. */
+  #finish(cause?: unknown): void {
+    const lost = this.#connection;
+    const { signal } = this.#settings;
+    this.#state = "ended";
+    signal?.removeEventListener("abort", this.#abort);
+    this.#stopped.abort();
+    this.#pause.cut();
+    const explain = (what: string) =>
+      new ClosedError(
+        `Cannot ${what} ${lost.peer}: ${reason(cause)}`,
+        { cause },
+      );
+    this.#inbox.end(() =>
+      cause === undefined ? lost.receiveError() : explain("receive from")
+    );
+    this.#outbox?.end(() =>
+      cause === undefined ? lost.sendError() : explain("send to")
+    );
+  }
+
+  readonly #abort = (): void => {
+    const { signal } = this.#settings;
+    this.#connection.destroy(signal?.reason);
+    this.#finish(signal?.reason);
+  };
+
+  /** Calls a callback of the options; what it throws is an uncaught error. */
+  #tell(callback?: (error?: Error) => void, error?: Error): void {
+    try {
+      const result: unknown = callback?.(error);
+      if (isPromise(result)) result.then(undefined, reportError);
+    } catch (error) {
+      reportError(error);
+    }
   }
 
   /**
@@ -331,7 +524,7 @@ export class TCPClient
    * @returns Whether messages can be sent.
    */
   get connected(): boolean {
-    return this.#connection.open;
+    return this.#state === "open" && this.#connection.open;
   }
 
   /**
@@ -381,7 +574,12 @@ export class TCPClient
    */
   send(message: string): Promise<void> {
     try {
-      return this.#connection.post(message);
+      if (!this.#outbox) return this.#connection.post(message);
+      checkMessage(message, this.#settings.maxMessageBytes);
+      if (this.#state === "ended") throw this.#connection.sendError();
+      const sent = this.#outbox.send(message);
+      if (this.#state === "down") this.#hold();
+      return sent;
     } catch (error) {
       return Promise.reject(error);
     }
@@ -436,11 +634,22 @@ export class TCPClient
    * ```
    */
   disconnect(): Promise<void> {
-    const closed = this.#connection.close();
-    this.#ended = true;
+    this.#drained = true;
+    this.#rest = [];
     this.#inbox.clear();
-    this.#end();
-    return closed;
+    return this.#disconnected ??= this.#disconnect();
+  }
+
+  async #disconnect(): Promise<void> {
+    const wasOpen = this.#state === "open";
+    const connection = this.#connection;
+    const closed = connection.close();
+    this.#state = "ended";
+    this.#inbox.end(() => connection.receiveError());
+    // What waits to be sent is sent, where there is a connection.
+    if (wasOpen) await closed;
+    this.#finish();
+    await closed;
   }
 
   /**

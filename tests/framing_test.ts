@@ -19,7 +19,7 @@ import {
 import {
   checkMessage,
   concat,
-  countFrames,
+  countWhole,
   decodeDatagram,
   DEFAULT_MAX_MESSAGE_BYTES,
   encodeDatagram,
@@ -686,10 +686,13 @@ Deno.test("checkMessage() holds the limit to the byte", () => {
   }
 });
 
-Deno.test("countFrames() counts terminators", () => {
-  assertEquals(countFrames(utf8("")), 0);
-  assertEquals(countFrames(utf8("ab")), 0);
-  assertEquals(countFrames(utf8(`${END}a${END}${END}b`)), 3);
+Deno.test("countWhole() counts the messages whose frames have been sent", () => {
+  const messages = ["", "é", "ab", utf8("frame\x03")];
+  const ends = [1, 4, 7, 13];
+  for (let bytes = 0; bytes <= 14; bytes++) {
+    const whole = ends.filter((end) => end <= bytes).length;
+    assertEquals(countWhole(messages, bytes), whole, `${bytes} bytes`);
+  }
 });
 
 Deno.test("encodeDatagram() gives UTF-8, without a terminator", () => {

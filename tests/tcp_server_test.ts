@@ -258,7 +258,12 @@ function failAccept(fails: () => Error | undefined): Disposable {
 
 /** A connection from a port of this test's choice, as controllers with fixed ports make. */
 async function connectFrom(localPort: number, port: number) {
-  const socket = connect({ host: LOOPBACK, port, localPort });
+  const socket = connect({
+    host: LOOPBACK,
+    port,
+    localAddress: LOOPBACK,
+    localPort,
+  });
   await new Promise<void>((resolve, reject) => {
     socket.once("connect", resolve);
     socket.once("error", reject);

@@ -1,0 +1,287 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/** `connect`, and how `ping` connects too. */
+
+import { setTimeout as delay } from "node:timers/promises";
+import { type Address, formatWithWire, wirePort } from "./_address.ts";
+import {
+  type Args,
+  type Command,
+  LIMITS,
+  NAME,
+  type Option,
+} from "./_cli_args.ts";
+import { type Session, visible } from "./_cli_session.ts";
+import { ClosedError, InvalidMessageError } from "./_errors.ts";
+import { createTcpClient, type TCPClient } from "./tcp_client.ts";
+
+const DEFAULT_TIMEOUT = 5_000;
+const DEFAULT_WAIT = 1_000;
+/** How long the input may take to tell that it has ended, once the server has closed, in ms. */
+const GRACE = 250;
+
+/** Options of {@linkcode openClient}. */
+export const CONNECTING: Record<string, Option> = {
+  "connect-timeout": {
+    value: "ms",
+    help: "How long to try to connect (default: 10000)",
+  },
+  ...LIMITS,
+};
+
+/** Connects as the operands and {@linkcode CONNECTING} say, and shows that. */
+export async function openClient(
+  args: Args,
+  session: Session,
+): Promise<TCPClient> {
+  const ip = args.operand(0);
+  const port = args.port(args.operand(1));
+  const { mapping } = args;
+  const client = await createTcpClient(ip, port, {
+    ...mapping,
+    connectTimeout: args.time("connect-timeout", 10_000, 1),
+    maxMessageBytes: args.maxMessageBytes,
+    signal: session.signal,
+  });
+  const peer: Address = client.remoteAddress;
+  if (session.interactive) {
+    session.note(`connected to ${formatWithWire(peer, mapping.portOffset)}`);
+  }
+  session.show(undefined, "connected", {
+    peer,
+    wirePort: wirePort(port, mapping.portOffset),
+    local: client.localAddress,
+  });
+  return client;
+}
+
+/** Ends a connection in order, and shows that. */
+export async function closeClient(
+  client: TCPClient,
+  session: Session,
+): Promise<void> {
+  await client.disconnect();
+  session.show(undefined, "disconnected", { peer: client.remoteAddress });
+}
+
+/** Waits, though not longer than the session. */
+export async function pause(ms: number, session: Session): Promise<void> {
+  const { signal } = session;
+  if (ms < Infinity) return await delay(ms, undefined, { signal });
+  await new Promise(() => {});
+}
+
+export const connect: Command = {
+  operands: "<ip> <port>",
+  arity: [2, 2],
+  summary: "Send lines to a TCP server as messages, show what it sends",
+  details:
+    `Each line of the input is a message, and each message that arrives is a line
+of output, until the server closes the connection or the input ends: what is
+pending is sent then, and what arrives within --wait is still shown. With
+--request each line waits for its reply, and the end of the input is the end;
+a reply that does not come in time ends it too, with exit code 1, and messages
+that nobody asked for go to standard error.`,
+  options: {
+    "request": {
+      help: "Wait for one reply to each line before the next goes",
+    },
+    "timeout": {
+      value: "ms",
+      help:
+        `How long to wait for such a reply, or "forever"\n(default: ${DEFAULT_TIMEOUT})`,
+    },
+    "wait": {
+      value: "ms",
+      help:
+        `How long to go on receiving after the end of the\ninput, without --request, or "forever" (default: ${DEFAULT_WAIT})`,
+    },
+    ...CONNECTING,
+  },
+  events: {
+    "connected": "peer [ip, port], wirePort, local [ip, port]",
+    "message": "peer, message",
+    "reply": "peer, request, message, ms (with --request)",
+    "disconnected": "peer",
+    "error": "name, reason, and peer where one is concerned",
+  },
+  examples: [
+    `${NAME} connect 192.168.1.100 70001`,
+    `echo status | ${NAME} connect --request 192.168.1.100 70001`,
+    `${NAME} connect --json --wait forever 192.168.1.100 70001 < /dev/null`,
+  ],
+  async run(args, session) {
+    const settings: Settings = {
+      request: args.has("request"),
+      timeout: args.time("timeout", DEFAULT_TIMEOUT),
+      wait: args.time("wait", DEFAULT_WAIT),
+      maxMessageBytes: args.maxMessageBytes,
+    };
+    const client = await openClient(args, session);
+    const conversation = new Conversation(client, session, settings);
+    try {
+      await session.until(conversation.run());
+    } finally {
+      conversation.finish();
+      await closeClient(client, session);
+    }
+  },
+};
+
+interface Settings {
+  request: boolean;
+  timeout: number;
+  wait: number;
+  maxMessageBytes: number;
+}
+
+/** Lines to a server, messages from it. */
+class Conversation {
+  readonly #client: TCPClient;
+  readonly #session: Session;
+  readonly #settings: Settings;
+  /** Takes the reply that is waited for; undefined is the end of the connection. */
+  #answer: ((reply: string | null | undefined) => void) | undefined;
+  #closed = false;
+
+  constructor(client: TCPClient, session: Session, settings: Settings) {
+    this.#client = client;
+    this.#session = session;
+    this.#settings = settings;
+  }
+
+  get #peer(): Address {
+    return this.#client.remoteAddress;
+  }
+
+  async run(): Promise<void> {
+    const received = this.#receive();
+    const sent = this.#send();
+    await Promise.race([received, sent]);
+    if (!this.#closed) {
+      if (this.#settings.request) return;
+      return await Promise.race([
+        received,
+        pause(this.#settings.wait, this.#session),
+      ]);
+    }
+    if (this.#session.interactive) {
+      return this.#session.note("the server has closed the connection");
+    }
+    // A line that is there can't be sent any more, which must not go unsaid.
+    await Promise.race([sent, pause(GRACE, this.#session)]);
+  }
+
+  /** A reply that Ctrl-C kept from coming has not come. */
+  finish(): void {
+    if (this.#answer) this.#session.failed = true;
+  }
+
+  async #receive(): Promise<void> {
+    while (!this.#closed) {
+      try {
+        for await (const message of this.#client) {
+          this.#show(message);
+          await this.#session.ready();
+        }
+        this.#closed = true;
+      } catch (error) {
+        this.#session.fail(error, this.#peer);
+        this.#closed = !(error instanceof InvalidMessageError);
+      }
+    }
+    this.#answer?.(undefined);
+  }
+
+  #show(message: string): void {
+    if (this.#answer) return this.#answer(message);
+    const event = { peer: this.#peer, message };
+    if (!this.#settings.request) {
+      const text = this.#session.paint("cyan", visible(message));
+      return this.#session.show(text, "message", event);
+    }
+    this.#session.note(`not asked for: ${message}`);
+    this.#session.show(undefined, "message", event);
+  }
+
+  async #send(): Promise<void> {
+    const { request, maxMessageBytes } = this.#settings;
+    for await (const lines of this.#session.lines(maxMessageBytes)) {
+      const goOn = request
+        ? await this.#askAll(lines)
+        : await this.#sendAll(lines);
+      if (!goOn) return;
+    }
+  }
+
+  /** Whether the connection can take more. */
+  async #sendAll(lines: string[]): Promise<boolean> {
+    const sent = lines.map((line) => this.#client.send(line));
+    for (const result of await Promise.allSettled(sent)) {
+      if (result.status === "fulfilled") continue;
+      this.#session.fail(result.reason, this.#peer);
+      if (result.reason instanceof ClosedError) return false;
+    }
+    return true;
+  }
+
+  async #askAll(lines: string[]): Promise<boolean> {
+    for (const line of lines) {
+      if (!await this.#ask(line)) return false;
+    }
+    return true;
+  }
+
+  /** Whether there was a reply, or no request that could have had one. */
+  async #ask(request: string): Promise<boolean> {
+    const start = performance.now();
+    const waiting = this.#reply();
+    try {
+      await this.#client.send(request);
+    } catch (error) {
+      this.#answer?.(undefined);
+      this.#session.fail(error, this.#peer);
+      return !(error instanceof ClosedError);
+    }
+    const message = await waiting;
+    const ms = round(performance.now() - start);
+    if (typeof message === "string") {
+      const text = this.#session.paint("cyan", visible(message));
+      const event = { peer: this.#peer, request, message, ms };
+      this.#session.show(text, "reply", event);
+      await this.#session.ready();
+      return true;
+    }
+    const why = message === null
+      ? `within ${this.#settings.timeout} ms`
+      : "before the connection was closed";
+    this.#session.fail(new Error(`No reply ${why} to: ${request}`), this.#peer);
+    return false;
+  }
+
+  /** The next message; null when time is up, undefined when there will be none. */
+  async #reply(): Promise<string | null | undefined> {
+    const { promise, resolve } = Promise.withResolvers<
+      string | null | undefined
+    >();
+    this.#answer = (reply) => {
+      this.#answer = undefined;
+      resolve(reply);
+    };
+    const { timeout } = this.#settings;
+    if (this.#closed) this.#answer(undefined);
+    const timer = timeout === Infinity
+      ? undefined
+      : setTimeout(() => this.#answer?.(null), timeout);
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** Milliseconds to the microsecond. */
+export function round(ms: number): number {
+  return Math.round(ms * 1_000) / 1_000;
+}
