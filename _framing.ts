@@ -27,7 +27,7 @@ const MIN_ROOM = 1024;
 const MAX_ROOM = 65536;
 /** Reads in a row that leave three quarters of the room empty before it is halved. */
 const SMALL_READS = 8;
-/** The most bytes in one write. */
+/** The most bytes of text encoded for one write. */
 export const PIECE = 65536;
 /** V8's longest string is 2^29 - 24 units; no UTF-8 text has more units than bytes. */
 const LONGEST = 2 ** 29 - 24;
