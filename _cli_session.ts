@@ -164,7 +164,11 @@ export class Session implements Disposable {
 
   /** Settles as `work` does, or when there is to be an end. */
   async until(work: Promise<void>): Promise<void> {
-    await Promise.race([work, this.#interrupted]);
+    try {
+      await Promise.race([work, this.#interrupted]);
+    } catch (error) {
+      if (!this.signal.aborted) throw error;
+    }
   }
 
   /** A reader that has gone, such as `head`, wants an end, and is no failure. */

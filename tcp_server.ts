@@ -124,7 +124,7 @@ export interface TCPServerOptions {
   maxClients?: number;
   /**
    * How many bytes may wait to be sent to a client, which is disconnected when
-   * more would.
+   * another message would make them more. One message alone may always wait.
    *
    * @default {16_777_216}
    */
@@ -263,6 +263,8 @@ interface Client {
   readonly connection: Connection;
   /** Whether a call of sendToAll waited for it in vain, and it has not caught up since. */
   slow?: boolean;
+  /** Whether onDisconnect was called for it. */
+  gone?: boolean;
   /** The callback at work on a message of this client. */
   working?: Promise<void> | undefined;
 }
@@ -477,13 +479,16 @@ export class TCPServer implements AsyncDisposable, Disposable {
   async #serve(client: Client): Promise<void> {
     const { connection } = client;
     try {
-      while (!this.#stopped) {
+      while (!this.#stopped && !client.gone) {
         const messages = connection.take();
         if (!messages) {
           if (await connection.read()) continue;
           break;
         }
-        for (let next = 0; next < messages.length && !this.#stopped;) {
+        for (
+          let next = 0;
+          next < messages.length && !this.#stopped && !client.gone;
+        ) {
           next = this.#handleSome(client, messages, next);
           await client.working;
           client.working = undefined;
@@ -491,6 +496,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
         }
       }
     } catch (error) {
+      // The replies to what came before a message over the limit still go out.
+      await within(LINGER, connection.flushed());
       connection.destroy(error);
     }
     await connection.close();
@@ -499,7 +506,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
 
   /** Handles messages until there is something to wait for; returns the next one. */
   #handleSome(client: Client, messages: Decoded, next: number): number {
-    while (next < messages.length && !this.#stopped) {
+    while (next < messages.length && !this.#stopped && !client.gone) {
       client.working = this.#handle(client, messages[next++]);
       if (client.working || client.connection.unsent > HIGH_WATER) break;
     }
@@ -575,6 +582,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     const key = toKey(client.address);
     if (this.#clients.get(key) !== client) return;
     this.#clients.delete(key);
+    client.gone = true;
     const error = client.connection.endError();
     this.#tell(this.#settings.onDisconnect, client.address, error);
   }

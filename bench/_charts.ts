@@ -2,7 +2,7 @@
 // the dark colours are put in afterwards, since an image cannot ask its page.
 
 import { median, type Row } from "./_measure.ts";
-import { CALLBACK, type Section, sizeName } from "./_scenario.ts";
+import { BARE, CALLBACK, type Section, sizeName } from "./_scenario.ts";
 
 export interface Chart {
   title: string;
@@ -21,6 +21,7 @@ const COLORS: Record<string, string> = {
   "#8250df": "#ab7df8",
   "#bf3989": "#db61a2",
   "#7d4e00": "#d29922",
+  "#0a7b83": "#39c5cf",
 };
 
 const [TEXT = "", LINE = "", OURS = "", OTHERS = "", ...MORE] = Object.keys(
@@ -28,6 +29,9 @@ const [TEXT = "", LINE = "", OURS = "", OTHERS = "", ...MORE] = Object.keys(
 );
 
 const WIDTH = 760;
+
+/** For the names of the sides, of which the library does not know how wide they are. */
+const NAMES = 290;
 
 /** Not a literal, or every run would fetch it: only one that draws needs it. */
 const ECHARTS: string = "npm:echarts@6.1.0";
@@ -101,12 +105,12 @@ function bars(
 ): Promise<string> {
   const sorted = some.toSorted((a, b) => a.value - b.value);
   return draw(title, 70 + 30 * some.length, {
-    grid: { left: 8, right: 70, top: 40, bottom: 8, containLabel: true },
+    grid: { left: NAMES, right: 70, top: 40, bottom: 8 },
     xAxis: { type: "value", show: false },
     yAxis: {
       type: "category",
       data: sorted.map(({ name }) => name),
-      axisLabel: { color: TEXT, width: 330, overflow: "truncate" },
+      axisLabel: { color: TEXT },
       axisLine: { show: false },
       axisTick: { show: false },
     },
@@ -127,20 +131,22 @@ function bars(
   });
 }
 
-/** Lines over sizes or numbers of clients, both axes logarithmic. */
+/** Lines over sizes or numbers of clients. */
 function lines(
   title: string,
   unit: string,
   xs: string[],
   series: { name: string; values: number[]; ours: boolean }[],
+  log: boolean,
 ): Promise<string> {
   let other = 0;
-  return draw(title, 400, {
-    grid: { left: 8, right: 16, top: 130, bottom: 8, containLabel: true },
+  return draw(title, 340, {
+    grid: { left: 60, right: NAMES + 50, top: 65, bottom: 30 },
     legend: {
-      top: 30,
-      left: 0,
-      itemGap: 14,
+      orient: "vertical",
+      top: 55,
+      left: WIDTH - NAMES - 30,
+      icon: "circle",
       textStyle: { color: TEXT },
       data: series.map(({ name }) => name),
     },
@@ -152,19 +158,24 @@ function lines(
       axisTick: { show: false },
     },
     yAxis: {
-      type: "log",
+      type: log ? "log" : "value",
       name: unit,
       nameTextStyle: { color: TEXT, align: "left" },
       axisLabel: { color: TEXT },
       splitLine: { lineStyle: { color: LINE } },
     },
     series: series.map(({ name, values, ours }) => {
-      const color = ours ? OURS : MORE[other++ % MORE.length] ?? OTHERS;
+      const color = ours
+        ? OURS
+        : name === BARE
+        ? OTHERS
+        : MORE[other++ % MORE.length] ?? OTHERS;
       return {
         name,
         type: "line",
         data: values.map((value) => Number(value.toPrecision(4))),
         color,
+        symbol: "circle",
         symbolSize: 7,
         lineStyle: { color, width: ours ? 3 : 1.5 },
         itemStyle: { color },
@@ -218,7 +229,13 @@ export async function drawCharts(
     await add(
       "receive-sizes",
       title,
-      lines(title, "MB/s", rows.map(({ size = 0 }) => sizeName(size)), series),
+      lines(
+        title,
+        "MB/s",
+        rows.map(({ size = 0 }) => sizeName(size)),
+        series,
+        true,
+      ),
     );
   }
   await barChart("send", "64 B ASCII", "Messages of 64 B sent per second");
@@ -244,7 +261,11 @@ export async function drawCharts(
       ours: toAll.ours.includes(name),
     }));
     const title = "sendToAll: deliveries per second, by number of clients";
-    await add("send-to-all", title, lines(title, "deliveries/s", xs, series));
+    await add(
+      "send-to-all",
+      title,
+      lines(title, "deliveries/s", xs, series, false),
+    );
   }
   await barChart(
     "memory",

@@ -101,7 +101,7 @@ async function main(args: string[]): Promise<void> {
   const folder = await Deno.makeTempDir({ prefix: "daystar-bench-" });
   try {
     const tools = await findTools(folder);
-    await prepare(tools);
+    await prepare();
     for (const what of tools.missing) console.log(`left out: ${what}`);
     const messages = new MessageFiles(folder);
     const sections = new Map<string, Section>();

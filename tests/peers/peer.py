@@ -5,6 +5,7 @@
     peer.py udp-echo PORT [HOSTNAME]       HOSTNAME: 127.0.0.1
     peer.py udp-send PORT IP TO_PORT       stdin: messages to send
     peer.py udp-broadcast PORT IP TO_PORT  the same, with broadcast enabled
+    peer.py vectors PORT PORT FILE         checks itself against vectors.json
 
 A message is one line of JSON, in and out: a string over TCP, and what UDP
 received is `[message, [ip, port]]`. `ready` is printed once it listens or is
@@ -17,6 +18,7 @@ import os
 import sys
 import threading
 
+import vectors
 from daystar_api.tcp_client import create_tcp_client
 from daystar_api.tcp_server import create_tcp_server
 from daystar_api.udp_socket import create_udp_socket
@@ -120,6 +122,9 @@ def main(command, port, *rest):
     elif command in ("udp-send", "udp-broadcast"):
         ip, to_port = rest
         udp_send(port, ip, int(to_port), command == "udp-broadcast")
+    elif command == "vectors":
+        raw_port, path = rest
+        sys.exit(vectors.check(path, port, int(raw_port)))
     else:
         sys.exit(__doc__)
 
