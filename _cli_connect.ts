@@ -94,7 +94,7 @@ that nobody asked for go to standard error.`,
     "wait": {
       value: "ms",
       help:
-        `How long to go on receiving after the end of the\ninput, without --request, or "forever" (default: ${DEFAULT_WAIT})`,
+        `How long to go on receiving after the end of the\ninput, without --request, or "forever"\n(default: ${DEFAULT_WAIT})`,
     },
     ...CONNECTING,
   },
@@ -122,8 +122,8 @@ that nobody asked for go to standard error.`,
     try {
       await session.until(conversation.run());
     } finally {
-      conversation.finish();
       await closeClient(client, session);
+      await conversation.finished();
     }
   },
 };
@@ -143,6 +143,7 @@ class Conversation {
   /** Takes the reply that is waited for; undefined is the end of the connection. */
   #answer: ((reply: string | null | undefined) => void) | undefined;
   #closed = false;
+  #atHand: Promise<boolean> | undefined;
 
   constructor(client: TCPClient, session: Session, settings: Settings) {
     this.#client = client;
@@ -168,13 +169,15 @@ class Conversation {
     if (this.#session.interactive) {
       return this.#session.note("the server has closed the connection");
     }
+    await this.#client.disconnect();
+    await this.finished();
     // A line that is there can't be sent any more, which must not go unsaid.
     await Promise.race([sent, pause(GRACE, this.#session)]);
   }
 
-  /** A reply that Ctrl-C kept from coming has not come. */
-  finish(): void {
-    if (this.#answer) this.#session.failed = true;
+  /** Settles when the lines at hand are sent and replied to, or never will be. */
+  async finished(): Promise<void> {
+    await this.#atHand;
   }
 
   async #receive(): Promise<void> {
@@ -207,10 +210,8 @@ class Conversation {
   async #send(): Promise<void> {
     const { request, maxMessageBytes } = this.#settings;
     for await (const lines of this.#session.lines(maxMessageBytes)) {
-      const goOn = request
-        ? await this.#askAll(lines)
-        : await this.#sendAll(lines);
-      if (!goOn) return;
+      this.#atHand = request ? this.#askAll(lines) : this.#sendAll(lines);
+      if (!await this.#atHand) return;
     }
   }
 

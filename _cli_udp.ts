@@ -39,7 +39,7 @@ ends it.`,
     },
     "reuse-address": {
       help:
-        "Share the port with other programs that do the same; each of\nthem gets the broadcasts",
+        "Share the port with other programs that do the same;\neach of them gets the broadcasts",
     },
     ...HOSTNAME,
   },

@@ -91,9 +91,13 @@ export class Inbox<T extends string | readonly unknown[]> {
     this.#waiters.add(waiter);
     if (this.#waiters.size === 1) this.#source.awaited(true);
     if (timeout > MAX_TIMER && !signal) return;
-    const timer = timeout > MAX_TIMER ? undefined : setTimeout(() => {
+    const expire = () => {
       this.#settle(waiter);
       waiter.resolve(null);
+    };
+    // What arrived while the script was busy is read only after its timers.
+    let timer = timeout > MAX_TIMER ? undefined : setTimeout(() => {
+      timer = setTimeout(expire);
     }, timeout);
     const abort = () => {
       this.#settle(waiter);

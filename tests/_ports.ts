@@ -19,6 +19,9 @@ export interface FreePort extends Disposable {
   readonly wire: number;
 }
 
+/** In which TCP keeps an address that can be listened on all the same. */
+const TIME_WAIT = "06";
+
 /** Opens a socket, unless its port is taken. */
 function tryOpen<T extends Disposable>(open: () => T): T | null {
   try {
@@ -38,9 +41,10 @@ function isFree(wire: number): boolean {
   return ["tcp", "tcp6", "udp", "udp6"].every((kind) => {
     try {
       const lines = Deno.readTextFileSync(`/proc/net/${kind}`).split("\n");
-      return !lines.some((line) =>
-        line.trim().split(/\s+/)[1]?.endsWith(local)
-      );
+      return !lines.some((line) => {
+        const [, address, , state] = line.trim().split(/\s+/);
+        return address?.endsWith(local) && state !== TIME_WAIT;
+      });
     } catch {
       return true; // not Linux, or no IPv6
     }
