@@ -122,8 +122,9 @@ that nobody asked for go to standard error.`,
     try {
       await session.until(conversation.run());
     } finally {
-      await closeClient(client, session);
+      await client.disconnect();
       await conversation.finished();
+      await closeClient(client, session);
     }
   },
 };

@@ -111,7 +111,7 @@ export async function shakeHands(
   signal.addEventListener("abort", abort, { once: true });
   try {
     await conn.handshake();
-    signal.throwIfAborted();
+    if (signal.aborted) throw signal.reason;
   } catch (error) {
     conn[Symbol.dispose]();
     throw signal.aborted ? signal.reason : error;
@@ -124,14 +124,12 @@ export async function shakeHands(
 export class Limit {
   readonly #controller = new AbortController();
   readonly #timer: ReturnType<typeof setTimeout> | undefined;
-  #abort: ReturnType<typeof setTimeout> | undefined;
-  /** Whether the attempt is to end … */
-  over = false;
-  /** … and why. */
-  reason: unknown;
 
   /** @param ms When, and `what` is missing then. */
   constructor(ms: number, what: string) {
+    // Deno.connect asks once more when it has connected, and loses what it made if
+    // this throws then (`ext/net/01_net.js`): who connects has to ask instead.
+    this.signal.throwIfAborted = () => {};
     if (ms > MAX_TIMER) return;
     this.#timer = setTimeout(() => {
       this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
@@ -143,21 +141,14 @@ export class Limit {
     return this.#controller.signal;
   }
 
-  /**
-   * Ends the attempt one turn of the event loop later: Deno loses a connection that
-   * is made in the same turn in which its signal aborts.
-   */
+  /** Ends the attempt. */
   end(reason: unknown): void {
-    if (this.over) return;
-    this.over = true;
-    this.reason = reason;
-    this.#abort = setTimeout(() => this.#controller.abort(reason));
+    this.#controller.abort(reason);
   }
 
   /** Lets it be: the attempt has succeeded or failed by itself. */
   clear(): void {
     clearTimeout(this.#timer);
-    clearTimeout(this.#abort);
   }
 }
 

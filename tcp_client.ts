@@ -217,14 +217,12 @@ async function dial(
   const abort = () => limit.end(signal?.reason);
   signal?.addEventListener("abort", abort, { once: true });
   try {
-    const conn = await connect(address[0], wire, tls, limit.signal);
-    if (!limit.over) return conn;
-    conn.close();
-    throw limit.reason;
+    return await connect(address[0], wire, tls, limit.signal);
   } catch (error) {
     if (signal?.aborted) throw signal.reason;
     const where = formatWithWire(address, portOffset);
-    throw explain(`Cannot connect to ${where}`, error);
+    const why = limit.signal.aborted ? limit.signal.reason : error;
+    throw explain(`Cannot connect to ${where}`, why);
   } finally {
     limit.clear();
     signal?.removeEventListener("abort", abort);
@@ -238,6 +236,10 @@ async function connect(
   signal: AbortSignal,
 ): Promise<Conn> {
   const conn = await Deno.connect({ hostname, port, signal });
+  if (signal.aborted) {
+    conn.close();
+    throw signal.reason;
+  }
   if (tls === false) return conn;
   tune(conn);
   return startTls(conn, hostname, tls === true ? {} : tls, signal);
@@ -549,7 +551,7 @@ export class TCPClient
 
   /**
    * Sends a message, and the terminator behind it. Messages leave in the order of
-   * the calls, awaited or not; those of one turn of the event loop in one write.
+   * the calls, awaited or not; those sent without awaiting in between in one write.
    *
    * @param message The message: any string without U+0003, the empty one too.
    * @returns Resolves when the bytes are with the kernel, which does not tell that
