@@ -44,9 +44,15 @@ function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
 
+/** What {@linkcode Output} needs of standard output. */
+export interface Sink {
+  write(bytes: Uint8Array): Promise<number>;
+  isTerminal(): boolean;
+}
+
 /** Writes to a stream that may be slow or gone, while the event loop goes on. */
-class Output {
-  readonly #stream: typeof Deno.stdout | typeof Deno.stderr;
+export class Output {
+  readonly #stream: Sink;
   readonly #failed: (error: unknown) => void;
   readonly #colours: boolean;
   #text = "";
@@ -54,19 +60,22 @@ class Output {
   #dead = false;
   #writing: Promise<void> | undefined;
 
-  constructor(
-    stream: typeof Deno.stdout | typeof Deno.stderr,
-    failed: (error: unknown) => void,
-  ) {
+  /**
+   * @param stream Where to write.
+   * @param failed Called with what went wrong; after a failed write all is dropped.
+   */
+  constructor(stream: Sink, failed: (error: unknown) => void) {
     this.#stream = stream;
     this.#failed = failed;
     this.#colours = stream.isTerminal() && !Deno.noColor;
   }
 
+  /** A text in a colour, where it goes to a terminal. */
   paint(style: Style, text: string): string {
     return this.#colours ? `\x1b[${STYLES[style]}m${text}\x1b[0m` : text;
   }
 
+  /** Writes a line, unless too many wait already. */
   write(line: string): void {
     if (this.#dead) return;
     if (this.#text.length > MAX_UNWRITTEN) {

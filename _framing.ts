@@ -88,12 +88,11 @@ export class FrameDecoder {
       const buffer = new Uint8Array(size);
       buffer.set(this.#buffer.subarray(this.#start, this.#end));
       this.#buffer = buffer;
-      this.#moved(held);
-    } else if (this.#start > 0) {
+    } else if (this.#start > 0 && held > 0) {
       this.#buffer.copyWithin(0, this.#start, this.#end);
-      this.#moved(held);
     }
-    return this.#buffer.subarray(held);
+    this.#moved(held);
+    return held > 0 ? this.#buffer.subarray(held) : this.#buffer;
   }
 
   #moved(held: number): void {
@@ -145,14 +144,21 @@ export class FrameDecoder {
         continue;
       }
       const to = Math.min(this.#start + WINDOW, this.#end);
-      const last = this.#buffer.subarray(from, to).lastIndexOf(TERMINATOR);
+      const last = this.#lastTerminator(from, to);
       this.#scanned = to;
-      if (last >= 0) return this.#takeWhole(from, from + last);
+      if (last >= 0) return this.#takeWhole(from, last);
       this.#checkSize(to - this.#start);
       if (to - this.#start < WINDOW) continue;
       const message = this.#takeLong();
       if (message !== undefined) return [message];
     }
+  }
+
+  /** The most frequent case is that the bytes end with one. */
+  #lastTerminator(from: number, to: number): number {
+    if (this.#buffer[to - 1] === TERMINATOR) return to - 1;
+    const last = this.#buffer.subarray(from, to).lastIndexOf(TERMINATOR);
+    return last < 0 ? last : from + last;
   }
 
   /** All messages up to `last`; the first terminator is at `from` or behind it. */
@@ -163,7 +169,9 @@ export class FrameDecoder {
     const start = this.#start;
     this.#start = last + 1;
     const text = decoder.decode(this.#buffer.subarray(start, last));
-    const messages: Decoded = text.split(TERMINATOR_TEXT);
+    const messages: Decoded = text.includes(TERMINATOR_TEXT)
+      ? text.split(TERMINATOR_TEXT)
+      : [text];
     if (text.includes("\uFFFD")) this.#recheck(messages, start);
     return messages;
   }

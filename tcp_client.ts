@@ -42,7 +42,7 @@ import {
   checkMessage,
   DEFAULT_MAX_MESSAGE_BYTES,
 } from "./_framing.ts";
-import { Inbox, type ReceiveOptions } from "./_receive.ts";
+import { Hold, Inbox, type ReceiveOptions } from "./_receive.ts";
 
 import {
   checkRetry,
@@ -318,8 +318,10 @@ export class TCPClient
   #reading: Connection | undefined;
   /** What had arrived by connections that are gone. */
   #rest: (string | Error)[] = [];
-  /** Whether somebody waits to receive. */
-  #awaited = false;
+  readonly #hold = new Hold((held) => {
+    this.#connection.hold(held);
+    this.#pause.hold(held || this.#outbox?.waiting === true);
+  });
   /** Whether nothing more may be taken from the connection. */
   #drained = false;
   #state: "open" | "down" | "ended" = "open";
@@ -334,10 +336,7 @@ export class TCPClient
     this.remoteAddress = settings.address;
     this.#inbox = new Inbox<string>({
       take: () => this.#take(),
-      awaited: (waiting) => {
-        this.#awaited = waiting;
-        this.#hold();
-      },
+      awaited: (waiting) => this.#hold.want(waiting),
     });
     if (settings.reconnect) {
       this.#outbox = new Outbox(
@@ -368,15 +367,9 @@ export class TCPClient
   #start(): void {
     this.#drained = false;
     this.#state = "open";
-    this.#hold();
+    this.#hold.apply();
     this.#outbox?.attach(this.#connection);
     this.#read();
-  }
-
-  /** Keeps the script alive while somebody waits for something, and not longer. */
-  #hold(): void {
-    this.#connection.hold(this.#awaited);
-    this.#pause.hold(this.#awaited || this.#outbox?.waiting === true);
   }
 
   /** Decodes what is next, and reads on as soon as little is left to decode. */
@@ -420,6 +413,7 @@ export class TCPClient
       this.#comeBack(connection, this.#outbox, reconnect);
     } else {
       this.#state = "ended";
+      this.#hold.end();
       connection.close();
       this.#inbox.end(() => connection.receiveError());
     }
@@ -436,7 +430,7 @@ export class TCPClient
     lost.destroy();
     await lost.flushed();
     outbox.detach();
-    this.#hold();
+    this.#hold.apply();
     // At once would be too often for a server that accepts and closes.
     await this.#pause.wait(reconnect.firstDelay);
     try {
@@ -477,6 +471,7 @@ export class TCPClient
     this.#state = "ended";
     signal?.removeEventListener("abort", this.#abort);
     this.#stopped.abort();
+    this.#hold.end();
     this.#pause.cut();
     const explain = (what: string) =>
       new ClosedError(
@@ -580,7 +575,7 @@ export class TCPClient
       checkMessage(message, this.#settings.maxMessageBytes);
       if (this.#state === "ended") throw this.#connection.sendError();
       const sent = this.#outbox.send(message);
-      if (this.#state === "down") this.#hold();
+      if (this.#state === "down") this.#hold.apply();
       return sent;
     } catch (error) {
       return Promise.reject(error);

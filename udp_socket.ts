@@ -38,7 +38,7 @@ import { isBroadcast } from "./_broadcast.ts";
 import { checkFunction, checkOptions } from "./_check.ts";
 import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
-import { Inbox, type ReceiveOptions } from "./_receive.ts";
+import { Hold, Inbox, type ReceiveOptions } from "./_receive.ts";
 
 import { newStats, type Stats, type UDPStats } from "./_stats.ts";
 
@@ -206,6 +206,10 @@ export class UDPSocket
   readonly #buffer = new Uint8Array(MAX_RECEIVED_BYTES);
   #arrived: (Received | Error)[] | undefined;
   #awaited = false;
+  readonly #hold = new Hold((held) => {
+    if (held) this.#conn.ref?.();
+    else this.#conn.unref?.();
+  });
   #receiving = false;
   #broadcast = false;
   #closed = false;
@@ -236,8 +240,7 @@ export class UDPSocket
 
   #await(waiting: boolean): void {
     this.#awaited = waiting;
-    if (waiting) this.#conn.ref?.();
-    else this.#conn.unref?.();
+    this.#hold.want(waiting);
     if (waiting && !this.#receiving) this.#receive();
   }
 
@@ -443,6 +446,7 @@ export class UDPSocket
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#hold.end();
     this.#conn.close();
     this.#arrived = undefined;
     this.#inbox.clear();
