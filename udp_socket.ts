@@ -203,6 +203,7 @@ export class UDPSocket
   readonly #inbox: Inbox<Received>;
   /** Senders that {@linkcode wirePort} has no port for, oldest first. */
   readonly #foreign = new Set<string>();
+  #lastSender: [from: Deno.NetAddr | undefined, sender?: Address] = [undefined];
   readonly #buffer = new Uint8Array(MAX_RECEIVED_BYTES);
   #arrived: (Received | Error)[] | undefined;
   #awaited = false;
@@ -268,7 +269,7 @@ export class UDPSocket
     bytes: Uint8Array,
     from: Deno.NetAddr,
   ): Received | Error | undefined {
-    const sender = toAddress(from, this.#portOffset);
+    const sender = this.#toAddress(from);
     const refused = refusal(this.#allow, sender);
     if (refused) {
       this.#stats.datagramsDropped++;
@@ -290,6 +291,19 @@ export class UDPSocket
       message.bytes,
       sender,
     );
+  }
+
+  /** Mostly it is the one who sent before: then nothing need be made anew. */
+  #toAddress(from: Deno.NetAddr): Address {
+    const [last, sender] = this.#lastSender;
+    if (
+      last?.port === from.port && last.hostname === from.hostname && sender
+    ) {
+      return sender;
+    }
+    const address = toAddress(from, this.#portOffset);
+    this.#lastSender = [from, address];
+    return address;
   }
 
   #format(address: Address): string {
