@@ -13,7 +13,11 @@ import {
 } from "./_cli_args.ts";
 import { type Session, visible } from "./_cli_session.ts";
 import { ClosedError, InvalidMessageError } from "./_errors.ts";
-import { createTcpClient, type TCPClient } from "./tcp_client.ts";
+import {
+  type ClientTLSOptions,
+  createTcpClient,
+  type TCPClient,
+} from "./tcp_client.ts";
 
 const DEFAULT_TIMEOUT = 5_000;
 const DEFAULT_WAIT = 1_000;
@@ -25,6 +29,22 @@ export const CONNECTING: Record<string, Option> = {
   "connect-timeout": {
     value: "ms",
     help: "How long to try to connect (default: 10000)",
+  },
+  "retry": {
+    help: "Keep trying until there is a server",
+  },
+  "tls": {
+    help: "Speak TLS",
+  },
+  "ca": {
+    value: "file",
+    help:
+      "Trust the certificates in this PEM file too (with --tls;\nneeds --allow-read)",
+  },
+  "server-name": {
+    value: "name",
+    help:
+      "The name that the certificate of the server is for\n(with --tls; default: the IP address)",
   },
   ...LIMITS,
 };
@@ -42,6 +62,8 @@ export async function openClient(
     connectTimeout: args.time("connect-timeout", 10_000, 1),
     maxMessageBytes: args.maxMessageBytes,
     signal: session.signal,
+    retry: args.has("retry"),
+    tls: args.has("tls") && await readTls(args),
   });
   const peer: Address = client.remoteAddress;
   if (session.interactive) {
@@ -53,6 +75,15 @@ export async function openClient(
     local: client.localAddress,
   });
   return client;
+}
+
+async function readTls(args: Args): Promise<ClientTLSOptions> {
+  const ca = args.text("ca");
+  const serverName = args.text("server-name");
+  return {
+    ...(ca === undefined ? {} : { caCerts: [await Deno.readTextFile(ca)] }),
+    ...(serverName === undefined ? {} : { serverName }),
+  };
 }
 
 /** Ends a connection in order, and shows that. */
@@ -178,7 +209,7 @@ class Conversation {
 
   /** Settles when the lines at hand are sent and replied to, or never will be. */
   async finished(): Promise<void> {
-    await this.#atHand;
+    await this.#session.finished(this.#atHand);
   }
 
   async #receive(): Promise<void> {

@@ -259,17 +259,27 @@ export class Session implements Disposable {
 
   /** Settles when all is written; soon, when interrupted. */
   async flushed(): Promise<void> {
-    const written = Promise.all([
+    await this.finished(Promise.all([
       this.#stdout.flushed(),
       this.#stderr.flushed(),
-    ]);
-    if (!this.signal.aborted) return void await written;
-    let timer;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, LINGER);
-    });
-    await Promise.race([written, late]);
-    clearTimeout(timer);
+    ]));
+  }
+
+  /** Settles as `work` does; soon, when interrupted, as it may wait for a reader. */
+  async finished(work: Promise<unknown> | undefined): Promise<void> {
+    let done = false;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = this.#interrupted.then(() =>
+      new Promise<void>((resolve) => {
+        if (!done) timer = setTimeout(resolve, LINGER);
+      })
+    );
+    try {
+      await Promise.race([work, late]);
+    } finally {
+      done = true;
+      clearTimeout(timer);
+    }
   }
 
   [Symbol.dispose](): void {
