@@ -39,12 +39,12 @@ export const CONNECTING: Record<string, Option> = {
   "ca": {
     value: "file",
     help:
-      "Trust the certificates in this PEM file too (with --tls;\nneeds --allow-read)",
+      "Trust the certificates in this PEM file too; needs\n--tls and --allow-read",
   },
   "server-name": {
     value: "name",
     help:
-      "The name that the certificate of the server is for\n(with --tls; default: the IP address)",
+      "The name that the certificate of the server is for\n(default: the IP address); needs --tls",
   },
   ...LIMITS,
 };

@@ -89,9 +89,7 @@ export class MessageFile {
       throw new Error(`${who}: ${result.count} of ${count} messages arrived`);
     }
     if (result.wrong) {
-      throw new Error(
-        `${who}: ${result.wrong} of ${count} messages arrived wrong`,
-      );
+      throw new Error(`${who}: of ${count} messages, some arrived wrong`);
     }
     if (result.sum === undefined) return;
     const tally = new Tally();

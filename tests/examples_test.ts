@@ -2,79 +2,52 @@
 // first comment says, with those permissions and no others.
 
 import { assert, assertEquals, assertRejects, fail } from "@std/assert";
+import { deadline } from "@std/async";
 import {
   ClosedError,
   createTcpClient,
   createTcpServer,
   createUdpSocket,
-  wirePort,
+  type TCPClient,
 } from "../mod.ts";
-import { type FreePort, freePort } from "./_ports.ts";
-import { PATIENCE, Process, ROOT } from "./_process.ts";
+import { Example } from "./_example.ts";
+import { freePort } from "./_ports.ts";
+import { PATIENCE, type Process, ROOT } from "./_process.ts";
 
 const LOOPBACK = "127.0.0.1";
 const LOOPBACK_BROADCAST = "127.255.255.255";
 const WAIT = { timeout: PATIENCE };
-
-/** An example's command, with free ports in the place of those it states. */
-class Example implements Disposable {
-  readonly #stated: string;
-  readonly #args: string[];
-  readonly #ports = new Map<number, FreePort>();
-
-  constructor(name: string) {
-    const source = Deno.readTextFileSync(new URL(`examples/${name}`, ROOT));
-    this.#stated = source.slice(0, source.indexOf("\n"));
-    const [slashes, deno, ...args] = this.#stated.split(" ");
-    assertEquals([slashes, deno, args[0]], ["//", "deno", "run"], this.#stated);
-    assert(args.includes("--no-prompt"), this.#stated);
-    assert(args.includes(`examples/${name}`), this.#stated);
-    try {
-      this.#args = args.map((arg) => this.#withFreePorts(arg));
-    } catch (error) {
-      this[Symbol.dispose]();
-      throw error;
-    }
-  }
-
-  /** The port that this run has in the place of one that the comment states. */
-  port(stated: number): number {
-    const port = this.#ports.get(stated) ??
-      fail(`${stated} is not in: ${this.#stated}`);
-    return port.port;
-  }
-
-  start(...args: (string | number)[]): Process {
-    return new Process(Deno.execPath(), [...this.#args, ...args.map(String)]);
-  }
-
-  [Symbol.dispose](): void {
-    for (const port of this.#ports.values()) port[Symbol.dispose]();
-  }
-
-  /** Wire ports of permissions and communication ports of arguments. */
-  #withFreePorts(arg: string): string {
-    if (arg.startsWith("--allow-net=")) {
-      return arg.replace(/:(\d+)/g, (_, wire) => {
-        const stated = Number(wire) - wirePort(70000) + 70000;
-        return `:${this.#freePort(stated).wire}`;
-      });
-    }
-    return /^7\d{4}$/.test(arg) ? `${this.#freePort(Number(arg)).port}` : arg;
-  }
-
-  #freePort(stated: number): FreePort {
-    let port = this.#ports.get(stated);
-    if (!port) this.#ports.set(stated, port = freePort());
-    return port;
-  }
-}
 
 /** Waits for an example that has nothing to complain about; its output. */
 async function output(process: Process): Promise<string> {
   const { code, stdout, stderr } = await process.ended();
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
   return stdout;
+}
+
+/** The part of the order that comes next, or null when it is sent home. */
+async function order(robot: TCPClient): Promise<string | null> {
+  const message = await robot.receive(WAIT) ?? fail("timed out");
+  if (message === "HOME") return null;
+  return message.match(/^PICK (\d+)$/)?.[1] ?? fail(message);
+}
+
+async function pick(robot: TCPClient): Promise<string> {
+  return await order(robot) ?? fail("sent home");
+}
+
+/** Does a part and all to come, until it is sent home; those it has done. */
+async function workUntilHome(
+  robot: TCPClient,
+  first: string,
+): Promise<string[]> {
+  const parts: string[] = [];
+  for (let part: string | null = first; part; part = await order(robot)) {
+    parts.push(part);
+    await robot.send(`DONE ${part}`);
+    await robot.send("READY");
+  }
+  return parts;
 }
 
 /** What is to be seen of each example, for its counterpart and on its screen. */
@@ -150,6 +123,162 @@ const runs: Record<string, (example: Example) => Promise<void>> = {
     assertEquals(await output(process), "");
   },
 
+  async "plc_handshake.ts"(example) {
+    const answers: Record<string, string[]> = {
+      REQUEST: ["WAIT", "PICK 7 120.5 -80", "STOP"],
+      "PICKED 7": ["PLACE 3"],
+      "PLACED 7": ["OK"],
+    };
+    await using _plc = createTcpServer(
+      example.port(70001),
+      (message) => answers[message]?.shift() ?? fail(message),
+      { hostname: LOOPBACK },
+    );
+    await using process = example.start();
+    assertEquals((await output(process)).split("\n"), [
+      "REQUEST    → WAIT",
+      "REQUEST    → PICK 7 120.5 -80",
+      "           at part 7, x 120.5, y -80",
+      "PICKED 7   → PLACE 3",
+      "           at tray 3",
+      "PLACED 7   → OK",
+      "REQUEST    → STOP",
+      "Placed 1 parts",
+      "",
+    ]);
+    assertEquals(Object.values(answers).flat(), []);
+  },
+
+  async "line_pc.ts"(example) {
+    const port = example.port(70001);
+    await using process = example.start();
+    assertEquals(
+      await process.read(),
+      `Listening on ${LOOPBACK},${port} for 2 robots`,
+    );
+    await using first = await createTcpClient(LOOPBACK, port);
+    await first.send("READY");
+    await using second = await createTcpClient(LOOPBACK, port);
+    for (const robot of [first, second]) {
+      assertEquals(await robot.receive(WAIT), "START");
+    }
+    await second.send("READY");
+    const [lost, kept] = [await pick(first), await pick(second)];
+    // Its part goes to the one that is left, once that one is ready.
+    await first.disconnect();
+    const done = await workUntilHome(second, kept);
+    assertEquals(done.sort(), ["1", "2", "3", "4", "5"]);
+    const { code, stdout, stderr } = await process.ended();
+    assertEquals({ code, stderr }, { code: 0, stderr: "" });
+    const lines = stdout.trimEnd().split("\n");
+    assert(lines.includes("Started 2 robots"), stdout);
+    assert(
+      lines.includes(`${first.localAddress} is gone with part ${lost}`),
+      stdout,
+    );
+    assertEquals(
+      lines.filter((line) => / has done part /.test(line)).length,
+      5,
+    );
+    assert(lines.includes("Sent 1 robots home"), stdout);
+  },
+
+  async "udp_discovery.ts"(example) {
+    const [own, port] = [example.port(70001), example.port(70002)];
+    await using robot = example.startSecond();
+    assertEquals(
+      await robot.read(),
+      `arm-1 answers on ${LOOPBACK_BROADCAST},${port}, Ctrl-C stops`,
+    );
+    await using finder = example.start();
+    assertEquals(
+      await output(finder),
+      `arm-1 at ${LOOPBACK},${port}\nFound 1\n`,
+    );
+    assertEquals(await robot.read(), `Answered ${LOOPBACK},${own}`);
+    using noise = createUdpSocket(own, { hostname: LOOPBACK });
+    noise.enableBroadcast();
+    await noise.send("hello", [LOOPBACK_BROADCAST, port]);
+    await noise.send("WHO IS THERE?", [LOOPBACK_BROADCAST, port]);
+    assertEquals((await noise.receive(WAIT))?.[0], "I AM arm-1");
+    robot.interrupt();
+    const answered = `Answered ${LOOPBACK},${own}\n`;
+    assertEquals(await output(robot), answered.repeat(3));
+  },
+
+  async "gateway.ts"(example) {
+    const [tcp, udp, target] = [70001, 70002, 70003]
+      .map((stated) => example.port(stated)) as [number, number, number];
+    using camera = createUdpSocket(target, { hostname: LOOPBACK });
+    await using process = example.start();
+    assertEquals(
+      await process.read(),
+      `From TCP ${LOOPBACK},${tcp} to UDP ${LOOPBACK},${target}, Ctrl-C stops`,
+    );
+    await using first = await createTcpClient(LOOPBACK, tcp);
+    await using second = await createTcpClient(LOOPBACK, tcp);
+    for (const client of [first, second]) {
+      await client.send("trigger 触发");
+      assertEquals(await camera.receive(WAIT), [
+        "trigger 触发",
+        [LOOPBACK, udp],
+      ]);
+    }
+    await camera.send("not for TCP: \x03", [LOOPBACK, udp]);
+    assertEquals(
+      await process.readError(),
+      "Dropped a datagram: Cannot send a message with U+0003: it ends a message on the wire",
+    );
+    await camera.send("seen 3", [LOOPBACK, udp]);
+    for (const client of [first, second]) {
+      assertEquals(await client.receive(WAIT), "seen 3");
+    }
+    process.interrupt();
+    assertEquals(await output(process), "");
+    await assertRejects(() => first.receive(WAIT), ClosedError);
+  },
+
+  async "server_worker.ts"(example) {
+    const port = example.port(70001);
+    await using process = example.start();
+    assertEquals(await process.read(), `Listening on ${LOOPBACK},${port}`);
+    await using client = await createTcpClient(LOOPBACK, port);
+    for (let steps = -1, now = -1; now < 2; steps = now) {
+      await client.send("status");
+      const status = await client.receive(WAIT) ?? fail("timed out");
+      now = Number(status.match(/^(\d+) steps$/)?.[1] ?? fail(status));
+      assert(now >= steps, status);
+    }
+    await client.send("stop");
+    assertEquals(await client.receive(WAIT), "stopping");
+    await assertRejects(() => client.receive(WAIT), ClosedError);
+    const stdout = await output(process);
+    assert(/^Stopped after \d+ steps\n$/.test(stdout), stdout);
+  },
+
+  async "dashboard.ts"(example) {
+    const port = example.port(70001);
+    const host = `${LOOPBACK}:${example.pagePort(8080)}`;
+    await using process = example.start();
+    assertEquals(await process.read(), `Robots: ${LOOPBACK},${port}`);
+    assertEquals(await process.read(), `Page: http://${host}/, Ctrl-C stops`);
+    const page = await fetch(`http://${host}/`);
+    assertEquals(page.headers.get("content-type"), "text/html; charset=utf-8");
+    assert((await page.text()).startsWith("<!DOCTYPE html>"));
+    const nothing = await fetch(`http://${host}/nothing`);
+    assertEquals([nothing.status, await nothing.text()], [404, "Not found"]);
+    // Deno's WebSocket says no origin, as a page of another site says its own.
+    const events = new WebSocket(`ws://${host}/events`);
+    const refused = Promise.withResolvers<boolean>();
+    events.onopen = () => refused.resolve(false);
+    events.onerror = () => refused.resolve(true);
+    const closed = new Promise((resolve) => events.onclose = resolve);
+    assertEquals(await deadline(refused.promise, PATIENCE), true);
+    await deadline(closed, PATIENCE);
+    process.interrupt();
+    assertEquals(await output(process), "");
+  },
+
   async "demo.ts"(example) {
     using tcp = freePort();
     using udp1 = freePort();
@@ -169,7 +298,14 @@ const runs: Record<string, (example: Example) => Promise<void>> = {
 };
 
 /** Elsewhere loopback has no broadcast address. */
-const onLinuxOnly = ["udp_broadcast.ts"];
+const onLinuxOnly = ["udp_broadcast.ts", "udp_discovery.ts"];
+/** Windows has no SIGINT for one process to send to another. */
+const notOnWindows = [
+  "dashboard.ts",
+  "gateway.ts",
+  "tcp_server.ts",
+  "udp_discovery.ts",
+];
 
 const files = [...Deno.readDirSync(new URL("examples/", ROOT))]
   .map(({ name }) => name);
@@ -177,7 +313,8 @@ const files = [...Deno.readDirSync(new URL("examples/", ROOT))]
 for (const name of new Set([...files, ...Object.keys(runs)].sort())) {
   Deno.test({
     name: `examples/${name}: runs with the permissions that it states`,
-    ignore: onLinuxOnly.includes(name) && Deno.build.os !== "linux",
+    ignore: onLinuxOnly.includes(name) && Deno.build.os !== "linux" ||
+      notOnWindows.includes(name) && Deno.build.os === "windows",
     async fn() {
       const run = runs[name] ?? fail(`tests/examples_test.ts has no ${name}`);
       using example = new Example(name);
