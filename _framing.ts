@@ -4,8 +4,8 @@
  * Bytes to messages and back: each message is UTF-8, ended by one byte 0x03.
  *
  * What is decoded at once bounds what a kept message pins, since V8 makes a slice
- * of a longer string hold on to all of it: messages up to 4 KiB are decoded with
- * their neighbours, a window at a time, and a longer one alone.
+ * of a longer string hold on to all of it: short messages are decoded with their
+ * neighbours, a window of 8 KiB of text at a time, and a longer one alone.
  */
 
 import { checkInteger, checkOptions, show } from "./_check.ts";
@@ -18,8 +18,10 @@ import {
 const TERMINATOR = 0x03;
 const TERMINATOR_TEXT = "\x03";
 
-/** Bytes decoded at once where messages are short. */
-const WINDOW = 4096;
+/** Bytes decoded at once where messages are short: ASCII takes a byte each in memory … */
+const WIDE = 8192;
+/** … and other text may take two for the byte that it was on the wire. */
+const NARROW = 4096;
 /** Bytes decoded at once within a long message. */
 const LONG_WINDOW = 16384;
 /** Room to read into: at first, and at the most. */
@@ -63,6 +65,7 @@ export class FrameDecoder {
   #end = 0;
   /** … and up to here they have no terminator. */
   #scanned = 0;
+  #window = WIDE;
   #wanted = MIN_ROOM;
   #smallReads = 0;
   /** What is decoded of a long message: its bytes so far, and its text … */
@@ -138,17 +141,17 @@ export class FrameDecoder {
         return undefined;
       }
       const from = Math.max(this.#start, this.#scanned);
-      if (this.#longBytes > 0 && this.#end - from >= WINDOW) {
+      if (this.#longBytes > 0 && this.#end - from >= this.#window) {
         const message = this.#takeLong();
         if (message !== undefined) return [message];
         continue;
       }
-      const to = Math.min(this.#start + WINDOW, this.#end);
+      const to = Math.min(this.#start + this.#window, this.#end);
       const last = this.#lastTerminator(from, to);
       this.#scanned = to;
       if (last >= 0) return this.#takeWhole(from, last);
       this.#checkSize(to - this.#start);
-      if (to - this.#start < WINDOW) continue;
+      if (to - this.#start < this.#window) continue;
       const message = this.#takeLong();
       if (message !== undefined) return [message];
     }
@@ -162,13 +165,20 @@ export class FrameDecoder {
   }
 
   /** All messages up to `last`; the first terminator is at `from` or behind it. */
-  #takeWhole(from: number, last: number): Decoded {
+  #takeWhole(from: number, last: number): Decoded | undefined {
     if (this.#longBytes > 0 || last - this.#start > this.#limit) {
       return [this.#takeOne(this.#buffer.indexOf(TERMINATOR, from))];
     }
     const start = this.#start;
-    this.#start = last + 1;
     const text = decoder.decode(this.#buffer.subarray(start, last));
+    const isAscii = text.length === last - start;
+    if (!isAscii && last - start > NARROW) {
+      this.#window = NARROW;
+      this.#scanned = start;
+      return this.take();
+    }
+    if (isAscii) this.#window = WIDE;
+    this.#start = last + 1;
     const messages: Decoded = text.includes(TERMINATOR_TEXT)
       ? text.split(TERMINATOR_TEXT)
       : [text];
@@ -201,10 +211,14 @@ export class FrameDecoder {
     const found = text.indexOf(TERMINATOR_TEXT);
     if (found >= 0) {
       // Only where a character is a byte, positions in the text are those in the buffer.
-      const at = text.length === end - start
-        ? start + found
-        : this.#buffer.indexOf(TERMINATOR, start);
-      return this.#takeOne(at);
+      if (text.length !== end - start) {
+        return this.#takeOne(this.#buffer.indexOf(TERMINATOR, start));
+      }
+      // A slice of the text will do, unless it pins too much of it.
+      const slice = text.length - found > WIDE
+        ? undefined
+        : text.slice(0, found);
+      return this.#takeOne(start + found, slice);
     }
     this.#checkSize(end - start);
     this.#keepLong(text, this.#buffer.subarray(start, end));
@@ -222,10 +236,10 @@ export class FrameDecoder {
   }
 
   /** The one message, long or not, whose terminator is at `at`. */
-  #takeOne(at: number): string | InvalidMessageError {
+  #takeOne(at: number, text?: string): string | InvalidMessageError {
     this.#checkSize(at - this.#start);
     const bytes = this.#buffer.subarray(this.#start, at);
-    this.#keepLong(decoder.decode(bytes), bytes);
+    this.#keepLong(text ?? decoder.decode(bytes), bytes);
     const parts = this.#longParts;
     const message = parts ? this.#strictly(concat(parts)) : this.#longText;
     this.#start = this.#scanned = at + 1;
