@@ -61,8 +61,7 @@ export async function runTests(
     "--allow-all",
     "--no-prompt",
     "--parallel",
-    "--sanitize-ops",
-    "--sanitize-resources",
+    ...await sanitizerFlags(),
     ...await stdFlags(),
     // A filter that fits tests but no doc example, or the reverse, is no error.
     "--permit-no-files",
@@ -88,6 +87,14 @@ export async function runTests(
     totals.ignored += ignored;
   }
   return totals;
+}
+
+/** Before 2.9 Deno looked for leaks without being told, and did not know the flags. */
+async function sanitizerFlags(): Promise<string[]> {
+  const help = await deno(["test", "--help"], { stdout: "piped" }).output();
+  return new TextDecoder().decode(help.stdout).includes("--sanitize-ops")
+    ? ["--sanitize-ops", "--sanitize-resources"]
+    : [];
 }
 
 function isPath(arg: string): boolean {
