@@ -335,3 +335,23 @@ Deno.test("examples/demo.ts: exits with 1 and a reason when it fails", async () 
     "\nThe demo failed: All ports are taken by other programs\n",
   );
 });
+
+Deno.test("examples/plc_handshake.ts: stops at an answer that does not fit, and says so", async () => {
+  using example = new Example("plc_handshake.ts");
+  const fault = Promise.withResolvers<string>();
+  await using _plc = createTcpServer(example.port(70001), (message) => {
+    if (message === "REQUEST") return "PICK 7 somewhere";
+    fault.resolve(message);
+    return "OK";
+  }, { hostname: LOOPBACK });
+  await using process = example.start();
+  const { code, stderr } = await process.ended();
+  assertEquals({ code, stderr }, {
+    code: 1,
+    stderr: "Stopped: The PLC gave no place for part 7\n",
+  });
+  assertEquals(
+    await deadline(fault.promise, PATIENCE),
+    "FAULT The PLC gave no place for part 7",
+  );
+});

@@ -1,0 +1,268 @@
+// Why: a link that leads nowhere, a message that nobody explains and C code that
+// does not compile are mistakes that only a reader would find.
+
+import { assert, assertEquals } from "@std/assert";
+import { ROOT } from "./_process.ts";
+import { config } from "../tools/_deno.ts";
+
+const PAGES = [
+  "README.md",
+  "CONTRIBUTING.md",
+  "SECURITY.md",
+  ...[...Deno.readDirSync(new URL("docs/", ROOT))]
+    .map(({ name }) => `docs/${name}`)
+    .sort(),
+].filter((path) => path.endsWith(".md"));
+
+function read(path: string): string {
+  return Deno.readTextFileSync(new URL(path, ROOT));
+}
+
+interface Block {
+  language: string;
+  code: string;
+}
+
+/** The code blocks of a page, and what is left without them. */
+function split(markdown: string): { blocks: Block[]; prose: string } {
+  const blocks: Block[] = [];
+  const prose = markdown.replace(
+    /^ *```(.*)\n([^]*?)^ *```$/gm,
+    (_, language: string, code: string) => {
+      blocks.push({ language, code });
+      return "";
+    },
+  );
+  return { blocks, prose };
+}
+
+/** The anchors of a page's headings, as GitHub makes them. */
+function anchorsOf(prose: string): Set<string> {
+  const anchors = new Set<string>();
+  for (const [, heading = ""] of prose.matchAll(/^#+ (.*)$/gm)) {
+    const name = heading.toLowerCase()
+      .replace(/\[(.*?)\]\(.*?\)/g, "$1")
+      .replace(/[^\p{L}\p{M}\p{N}\p{Pc} -]/gu, "")
+      .replaceAll(" ", "-");
+    let anchor = name;
+    for (let i = 1; anchors.has(anchor); i++) anchor = `${name}-${i}`;
+    anchors.add(anchor);
+  }
+  return anchors;
+}
+
+/** Where the links of a page lead to. */
+function linksOf(prose: string): string[] {
+  return [...prose.replace(/`+[^`]*`+/g, "code").matchAll(/\]\(([^)\s]*)\)/g)]
+    .map(([, target = ""]) => target);
+}
+
+function leadsSomewhere(page: string, link: string): boolean {
+  const url = new URL(link, new URL(page, ROOT));
+  if (url.protocol !== "file:") return url.protocol === "https:";
+  const anchor = decodeURIComponent(url.hash.slice(1));
+  url.hash = "";
+  try {
+    if (Deno.statSync(url).isDirectory || anchor === "") return anchor === "";
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+  return anchorsOf(split(Deno.readTextFileSync(url)).prose).has(anchor);
+}
+
+for (const page of PAGES) {
+  Deno.test(`${page}: every link leads somewhere`, () => {
+    const links = linksOf(split(read(page)).prose);
+    assertEquals(links.filter((link) => !leadsSomewhere(page, link)), []);
+  });
+}
+
+Deno.test("docs/: links and anchors that are wrong are found", () => {
+  assertEquals(leadsSomewhere("docs/ports.md", "protocol.md#reading"), true);
+  assertEquals(leadsSomewhere("docs/ports.md", "#firewalls"), true);
+  assertEquals(leadsSomewhere("docs/ports.md", "../examples/"), true);
+  for (const link of ["protocol.md#red", "#walls", "no.md", "http://a.b/"]) {
+    assertEquals(leadsSomewhere("docs/ports.md", link), false, link);
+  }
+  assert(PAGES.some((page) => linksOf(split(read(page)).prose).length > 10));
+});
+
+Deno.test("docs/: every page is in its table of contents", () => {
+  const links = linksOf(split(read("docs/README.md")).prose);
+  for (const page of PAGES.filter((page) => page.startsWith("docs/"))) {
+    const name = page.slice("docs/".length);
+    assert(name === "README.md" || links.includes(name), name);
+  }
+});
+
+Deno.test("docs/: all TypeScript is checked", () => {
+  for (const page of PAGES.filter((page) => page.startsWith("docs/"))) {
+    for (const { language } of split(read(page)).blocks) {
+      assert(
+        ["ts", "sh", "c", "python", "text"].includes(language),
+        `${page}: ${language}`,
+      );
+    }
+  }
+});
+
+/** The end of a quoted text that begins at `at`, and its pieces without what is put in. */
+function literalAt(source: string, at: number): string[] | null {
+  const quote = source[at];
+  if (quote !== "`" && quote !== '"') return null;
+  const pieces = [""];
+  for (let i = at + 1, depth = 0; i < source.length; i++) {
+    const char = source[i] ?? "";
+    if (depth === 0 && char === quote) return pieces;
+    if (quote === "`" && depth === 0 && source.startsWith("${", i)) {
+      pieces.push("");
+      depth = 1;
+      i++;
+    } else if (depth > 0) {
+      depth += char === "{" ? 1 : char === "}" ? -1 : 0;
+    } else {
+      pieces[pieces.length - 1] += char;
+    }
+  }
+  return null;
+}
+
+/** What the errors of a module say, as the pieces between what differs. */
+function messagesOf(path: string): string[][] {
+  const source = read(path).replace(/^ *(\/\*)?\*.*$/gm, "");
+  const starts = source.matchAll(
+    /(?:Error|errors\.\w+)\(\s*|(?=["`]Cannot )|(?<=cannot = )/g,
+  );
+  return [...starts]
+    .map((match) => literalAt(source, match.index + match[0].length))
+    .filter((pieces): pieces is string[] =>
+      pieces !== null && pieces.join("").length > "Cannot  ".length
+    );
+}
+
+Deno.test("docs/troubleshooting.md: has every message that the modules can throw", () => {
+  const page = read("docs/troubleshooting.md").replace(/\s+/g, " ");
+  const modules = config.publish.include
+    .filter((path) => path.endsWith(".ts") && !/^_?cli/.test(path));
+  const messages = modules.flatMap(messagesOf);
+  assert(messages.length > 40, `${messages.length} messages`);
+  const missing = messages.filter((pieces) => {
+    const pattern = pieces
+      .map((piece) => piece.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"))
+      .join("[^`]*?");
+    return !new RegExp(pattern).test(page);
+  });
+  assertEquals(missing.map((pieces) => pieces.join("…")), []);
+});
+
+const HARNESS = `
+#include <stdio.h>
+#include <unistd.h>
+
+static int sockets[2];
+
+static void echo(const char *message, size_t length) {
+  if (send_message(sockets[0], message, length) < 0) perror("send_message");
+}
+
+int main(void) {
+  static struct frames frames;
+  char bytes[3];
+  ssize_t count;
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) < 0) return 2;
+  while ((count = read(0, bytes, sizeof bytes)) > 0)
+    if (feed(&frames, bytes, (size_t)count, echo) < 0) return 1;
+  shutdown(sockets[0], SHUT_WR);
+  while ((count = read(sockets[1], bytes, sizeof bytes)) > 0)
+    if (write(1, bytes, (size_t)count) < 0) return 2;
+  return send_message(sockets[0], "\\x03", 1) == -1 ? 0 : 2;
+}
+`;
+
+/** Nothing but its absence leaves the test of the C code out. */
+function hasCompiler(): boolean {
+  try {
+    const command = new Deno.Command("cc", {
+      args: ["--version"],
+      stdout: "null",
+      stderr: "null",
+    });
+    return command.outputSync().success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/** What a program makes of bytes, and its exit code. */
+async function filter(
+  program: string,
+  bytes: Uint8Array<ArrayBuffer>,
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  const child = new Deno.Command(program, {
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  // A program that has had enough closes its input.
+  const written = new Blob([bytes]).stream().pipeTo(child.stdin)
+    .catch(() => {});
+  const { code, stdout, stderr } = await child.output();
+  await written;
+  return {
+    code,
+    stdout: String(stdout),
+    stderr: new TextDecoder().decode(stderr),
+  };
+}
+
+interface Vectors {
+  tcp: Record<
+    "frames" | "streams",
+    { name: string; bytes: string; maxMessageBytes?: number }[]
+  >;
+}
+
+Deno.test({
+  name: "docs/protocol.md: its C code compiles and holds tests/vectors.json",
+  ignore: !hasCompiler() || Deno.build.os === "windows",
+  async fn() {
+    const { tcp } = JSON.parse(read("tests/vectors.json")) as Vectors;
+    const code = split(read("docs/protocol.md")).blocks
+      .filter(({ language }) => language === "c")
+      .map(({ code }) => code);
+    assertEquals(code.length, 2);
+    const folder = await Deno.makeTempDir({ prefix: "daystar-docs-" });
+    try {
+      const program = `${folder}/peer`;
+      await Deno.writeTextFile(`${program}.c`, [...code, HARNESS].join("\n"));
+      const { success, stderr } = await new Deno.Command("cc", {
+        args: ["-Wall", "-Wextra", "-Werror", "-o", program, `${program}.c`],
+      }).output();
+      assert(success, new TextDecoder().decode(stderr));
+      for (
+        const { name, bytes, maxMessageBytes } of [
+          ...tcp.frames,
+          ...tcp.streams,
+        ]
+      ) {
+        if (maxMessageBytes !== undefined) continue;
+        const input = Uint8Array.from(
+          bytes.match(/\w+/g) ?? [],
+          (byte) => parseInt(byte, 16),
+        );
+        assertEquals(await filter(program, input), {
+          code: 0,
+          stdout: String(input.subarray(0, input.lastIndexOf(0x03) + 1)),
+          stderr: "",
+        }, name);
+      }
+      const long = new Uint8Array(1025).fill(0x41);
+      assertEquals((await filter(program, long)).code, 1);
+      assertEquals((await filter(program, long.subarray(1))).code, 0);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
