@@ -170,7 +170,8 @@ export class FrameDecoder {
       return [this.#takeOne(this.#buffer.indexOf(TERMINATOR, from))];
     }
     const start = this.#start;
-    const text = decoder.decode(this.#buffer.subarray(start, last));
+    const text = decodeShort(this.#buffer, start, last) ??
+      decoder.decode(this.#buffer.subarray(start, last));
     const isAscii = text.length === last - start;
     if (!isAscii && last - start > NARROW) {
       this.#window = NARROW;
@@ -272,6 +273,36 @@ export class FrameDecoder {
       this.#buffer.subarray(this.#start, this.#end),
     ]);
   }
+}
+
+/**
+ * Short ASCII without a call into the runtime, which takes longer than the message
+ * where one comes now and then: request and reply, and a heartbeat.
+ */
+const SHORT = 128;
+
+function decodeShort(
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+): string | undefined {
+  if (end - start > SHORT) return undefined;
+  let bits = 0;
+  for (let i = start; i < end; i++) bits |= bytes[i] ?? 0;
+  if (bits >= 0x80) return undefined;
+  return Reflect.apply(String.fromCharCode, null, bytes.subarray(start, end));
+}
+
+/** Writes short ASCII and its terminator into `room`, as {@linkcode decodeShort} reads it. */
+function encodeAscii(text: string, room: Uint8Array): boolean {
+  if (text.length > SHORT) return false;
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit >= 0x80) return false;
+    room[i] = unit;
+  }
+  room[text.length] = TERMINATOR;
+  return true;
 }
 
 /** Where the last whole character before `end` ends; `end` itself where that can't be told. */
@@ -398,6 +429,7 @@ export function encodeFrames(
 
 function encodeShort(text: string): Uint8Array<ArrayBuffer> {
   const room = reserve(text.length * 3 + 1);
+  if (encodeAscii(text, room)) return take(text.length + 1);
   const { written } = encoder.encodeInto(text, room);
   room[written] = TERMINATOR;
   return take(written + 1);
