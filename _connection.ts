@@ -154,9 +154,9 @@ export class Connection {
     else this.#conn.unref();
   }
 
-  /** Whether so little waits to be taken that reading ahead costs nothing. */
+  /** Whether there is nothing to take, or so little that reading ahead costs nothing. */
   get hungry(): boolean {
-    return this.#decoder.held < READ_AHEAD;
+    return !this.#decoder.unscanned || this.#decoder.held < READ_AHEAD;
   }
 
   /** Messages that have arrived whole; throws what {@linkcode FrameDecoder.take} throws. */

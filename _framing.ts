@@ -124,7 +124,7 @@ export class FrameDecoder {
   }
 
   /** Whether a look for a whole message can find one: false once all is scanned. */
-  get #unscanned(): boolean {
+  get unscanned(): boolean {
     return this.#end > Math.max(this.#start, this.#scanned);
   }
 
@@ -136,7 +136,7 @@ export class FrameDecoder {
    */
   take(): Decoded | undefined {
     while (true) {
-      if (!this.#unscanned) {
+      if (!this.unscanned) {
         this.#checkSize(this.#end - this.#start);
         return undefined;
       }

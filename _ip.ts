@@ -19,6 +19,7 @@ export function parseIp(text: string): bigint | undefined {
 }
 
 function toBits(text: string): bigint | undefined {
+  if (!/^[\w.:%[\]]+$/.test(text)) return undefined;
   // URLs know every form that resolvers do: 0xffffffff, 255.255.65535, ::ffff:1.2.3.4.
   const bare = text.replace(/^\[(.*)\]$/, "$1").replace(/%.*$/, "");
   const url = bare.includes(":") ? `http://[${bare}]` : `http://${bare}`;
