@@ -48,6 +48,24 @@ export function checkInteger(
   }
 }
 
+/** Throws unless `value` is an AbortSignal or left out. */
+export function checkSignal(value: unknown): void {
+  if (value !== undefined && !(value instanceof AbortSignal)) {
+    throw new TypeError(
+      `Cannot use ${show(value)} as signal: it is not an AbortSignal`,
+    );
+  }
+}
+
+/** Throws unless `value` is true, false or left out. */
+export function checkBoolean(name: string, value: unknown): void {
+  if (value !== undefined && typeof value !== "boolean") {
+    throw new TypeError(
+      `Cannot use ${show(value)} as ${name}: it is not a boolean`,
+    );
+  }
+}
+
 /** Throws unless `value` is a function or left out. */
 export function checkFunction(name: string, value: unknown): void {
   if (value !== undefined && typeof value !== "function") {

@@ -5,7 +5,7 @@
  * a TCP client and a UDP socket receive alike.
  */
 
-import { checkOptions, checkTime, MAX_TIMER } from "./_check.ts";
+import { checkOptions, checkSignal, checkTime, MAX_TIMER } from "./_check.ts";
 import { ClosedError } from "./_errors.ts";
 
 /** Options of {@linkcode TCPClient.receive} and {@linkcode UDPSocket.receive}. */
@@ -108,6 +108,7 @@ export class Inbox<T extends string | readonly unknown[]> {
         if (options.timeout !== undefined) {
           checkTime("timeout", options.timeout);
         }
+        checkSignal(options.signal);
         options.signal?.throwIfAborted();
       } catch (error) {
         return Promise.reject(error);

@@ -32,6 +32,7 @@ import {
   checkFunction,
   checkInteger,
   checkOptions,
+  checkSignal,
   checkTime,
   isPromise,
 } from "./_check.ts";
@@ -186,15 +187,22 @@ function checkClientOptions(
   [ip, port]: Address,
   options: TCPClientOptions,
 ) {
+  const {
+    connectTimeout = DEFAULT_CONNECT_TIMEOUT,
+    maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
+    maxSendBufferBytes = 16_777_216,
+    idleTimeout = 0,
+    tls = false,
+  } = options;
   const settings = {
     ...options,
     address: Object.freeze([ip, port] as const),
     wire: wirePort(port, options.portOffset),
-    connectTimeout: options.connectTimeout ?? DEFAULT_CONNECT_TIMEOUT,
-    maxMessageBytes: options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
-    maxSendBufferBytes: options.maxSendBufferBytes ?? 16_777_216,
-    idleTimeout: options.idleTimeout ?? 0,
-    tls: options.tls ?? false,
+    connectTimeout,
+    maxMessageBytes,
+    maxSendBufferBytes,
+    idleTimeout,
+    tls,
     retry: checkRetry("retry", options.retry),
     reconnect: checkRetry("reconnect", options.reconnect),
   };
@@ -203,6 +211,7 @@ function checkClientOptions(
   checkInteger("maxSendBufferBytes", settings.maxSendBufferBytes, 1);
   checkTime("idleTimeout", settings.idleTimeout);
   checkClientTls(settings.tls);
+  checkSignal(options.signal);
   checkFunction("onDisconnect", options.onDisconnect);
   checkFunction("onReconnect", options.onReconnect);
   return settings;

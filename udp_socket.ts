@@ -35,7 +35,7 @@ import {
 } from "./_address.ts";
 import { type Allow, allowCidr, refusal } from "./_allow.ts";
 import { isBroadcast } from "./_broadcast.ts";
-import { checkFunction, checkOptions } from "./_check.ts";
+import { checkBoolean, checkFunction, checkOptions } from "./_check.ts";
 import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
 import { Hold, Inbox, type ReceiveOptions } from "./_receive.ts";
@@ -119,6 +119,7 @@ export function createUdpSocket(
   const { hostname = "0.0.0.0", portOffset, reuseAddress = false, allow } =
     options;
   checkHost(hostname);
+  checkBoolean("reuseAddress", reuseAddress);
   checkFunction("allow", allow);
   const wire = wirePort(port, portOffset);
   const address = Object.freeze([hostname, port] as const);

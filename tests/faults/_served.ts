@@ -1,0 +1,207 @@
+// Why: tests of faults need a server whose callbacks can be awaited, and peers
+// that misbehave to the byte.
+
+import { assertEquals, assertInstanceOf } from "@std/assert";
+import { deadline } from "@std/async";
+import {
+  type Address,
+  createTcpClient,
+  createTcpServer,
+  type MessageCallback,
+  type TCPClient,
+  type TCPClientOptions,
+  type TCPServer,
+  type TCPServerOptions,
+} from "../../mod.ts";
+import { freePort } from "../_ports.ts";
+
+export const LOOPBACK = "127.0.0.1";
+export const HERE = { hostname: LOOPBACK };
+export const TERMINATOR = "\x03";
+export const KIB = 1024;
+export const MIB = KIB * KIB;
+export const onLinux: boolean = Deno.build.os === "linux";
+
+/** How long a test may take, in milliseconds; only a failure takes so long. */
+const LIMIT = 60_000;
+
+const encoder = new TextEncoder();
+
+/** A test that fails where it would hang, with what went wrong first. */
+export function test(
+  name: string,
+  body: () => Promise<void>,
+  options: { ignore?: boolean } = {},
+): void {
+  const fn = async () => {
+    try {
+      await deadline(body(), LIMIT);
+    } catch (error) {
+      throw error instanceof SuppressedError ? error.suppressed : error;
+    }
+  };
+  Deno.test({ ...options, name, fn });
+}
+
+/** What callbacks were called with, to be awaited. */
+export class Queue<T> {
+  readonly all: T[] = [];
+  #taken = 0;
+  #wake = () => {};
+
+  put(item: T): void {
+    this.all.push(item);
+    this.#wake();
+  }
+
+  async next(): Promise<T> {
+    while (this.#taken === this.all.length) {
+      await new Promise<void>((resolve) => this.#wake = resolve);
+    }
+    return this.all[this.#taken++] as T;
+  }
+
+  rest(): T[] {
+    const rest = this.all.slice(this.#taken);
+    this.#taken = this.all.length;
+    return rest;
+  }
+}
+
+/** One end of a connection, without anything of the module. */
+export class Peer<C extends Deno.TcpConn | Deno.TlsConn = Deno.TcpConn>
+  implements Disposable {
+  readonly conn: C;
+  /** As the other end names it. */
+  readonly address: Address;
+  readonly #decoder = new TextDecoder();
+  #text = "";
+
+  constructor(conn: C) {
+    this.conn = conn;
+    const { hostname, port } = conn.localAddr as Deno.NetAddr;
+    this.address = [hostname, port];
+  }
+
+  async write(data: string | Uint8Array): Promise<void> {
+    let rest = typeof data === "string" ? encoder.encode(data) : data;
+    while (rest.length > 0) {
+      rest = rest.subarray(await this.conn.write(rest));
+    }
+  }
+
+  /** The next message, or null at the end. */
+  async read(): Promise<string | null> {
+    let end: number;
+    while ((end = this.#text.indexOf(TERMINATOR)) < 0) {
+      if (!await this.#more()) return null;
+    }
+    const message = this.#text.slice(0, end);
+    this.#text = this.#text.slice(end + 1);
+    return message;
+  }
+
+  /** All messages up to the end. */
+  async messages(): Promise<string[]> {
+    while (await this.#more());
+    const messages = this.#text.split(TERMINATOR);
+    assertEquals(messages.pop(), "", "the last message is whole");
+    return messages;
+  }
+
+  /** Whether the other end is gone, in order or not; drops what still comes. */
+  async ended(): Promise<true> {
+    try {
+      while (await this.#more());
+    } catch (error) {
+      assertInstanceOf(error, Error);
+    }
+    return true;
+  }
+
+  [Symbol.dispose](): void {
+    try {
+      this.conn.close();
+    } catch {
+      // The test has closed it.
+    }
+  }
+
+  async #more(): Promise<boolean> {
+    const buffer = new Uint8Array(128 * KIB);
+    const count = await this.conn.read(buffer);
+    if (count === null) return false;
+    const bytes = buffer.subarray(0, count);
+    this.#text += this.#decoder.decode(bytes, { stream: true });
+    return true;
+  }
+}
+
+/** A server on a free port, and what its callbacks were called with. */
+export class Served implements AsyncDisposable {
+  readonly server: TCPServer;
+  readonly connected = new Queue<Address>();
+  readonly disconnected = new Queue<[Address, Error | undefined]>();
+  readonly errors = new Queue<[Error, Address | undefined]>();
+  readonly #free = freePort();
+
+  constructor(callback?: MessageCallback, options: TCPServerOptions = {}) {
+    try {
+      this.server = createTcpServer(this.port, callback, {
+        ...HERE,
+        onConnect: (client) => this.connected.put(client),
+        onDisconnect: (...args) => this.disconnected.put([args[0], args[1]]),
+        onError: (...args) => this.errors.put([args[0], args[1]]),
+        ...options,
+      });
+    } catch (error) {
+      this.#free[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get port(): number {
+    return this.#free.port;
+  }
+
+  get wire(): number {
+    return this.#free.wire;
+  }
+
+  /** How errors name it. */
+  get name(): string {
+    return `${LOOPBACK}:${this.port} (wire port ${this.wire})`;
+  }
+
+  client(options?: TCPClientOptions): Promise<TCPClient> {
+    return createTcpClient(LOOPBACK, this.port, options);
+  }
+
+  async peer(): Promise<Peer> {
+    return new Peer(await Deno.connect({ ...HERE, port: this.wire }));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.stop();
+    this.#free[Symbol.dispose]();
+    assertEquals(this.errors.rest(), [], "nothing but the expected errors");
+  }
+}
+
+export async function ask(
+  client: TCPClient,
+  message: string,
+): Promise<string | null> {
+  await client.send(message);
+  return await client.receive();
+}
+
+/** Lets the event loop turn until something holds that nothing tells of. */
+export async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+/** Says what docs/reliability.md tells as seen, to whoever asks for it. */
+export function figure(text: string): void {
+  if (Deno.env.has("DAYSTAR_FIGURES")) console.log(`    ${text}`);
+}
