@@ -110,10 +110,10 @@ class Side implements AsyncDisposable {
     return soon(told, `${this.name}: ${what}`);
   }
 
-  async memory(): Promise<Memory> {
-    const told = this.next("memory");
-    await this.#writer.write(new TextEncoder().encode("memory\n"));
-    return await told as Memory;
+  async look(): Promise<Look> {
+    const told = this.next("look");
+    await this.#writer.write(new TextEncoder().encode("look\n"));
+    return await told as Look;
   }
 
   /** Ends it in order; returns what it has found. */
@@ -199,8 +199,15 @@ function mib(bytes: number): string {
   return (bytes / 1024 ** 2).toFixed(1);
 }
 
-function showMemory({ heap, rss }: Memory): string {
+function showMemory({ heap, rss }: Look): string {
   return `heap ${mib(heap)} of ${mib(rss)}`;
+}
+
+/** Nobody may wait for ever unnoticed. */
+function checkProgress(side: Side, before: Look, after: Look): void {
+  for (const [job, steps] of Object.entries(before.steps)) {
+    check((after.steps[job] ?? 0) > steps, `${side.name}: ${job} is stuck`);
+  }
 }
 
 async function mixed(seconds: number): Promise<void> {
@@ -237,7 +244,8 @@ async function mixed(seconds: number): Promise<void> {
   const end = performance.now() + seconds * 1000;
   const firstLook = Math.min(60, seconds / 3);
   let nextLook = performance.now() + firstLook * 1000;
-  let before: Memory[] | undefined;
+  let before: Look[] | undefined;
+  let seen: Look[] | undefined;
   let freezes = 0;
   let vandals = 1;
   let report = performance.now() + 10_000;
@@ -259,9 +267,14 @@ async function mixed(seconds: number): Promise<void> {
         freezes++;
       }
       if (performance.now() > nextLook) {
-        const looks = await Promise.all(watched.map((side) => side.memory()));
+        const looks = await Promise.all(watched.map((side) => side.look()));
+        for (const [i, side] of watched.entries()) {
+          const [last, look] = [seen?.[i], looks[i]];
+          if (last && look) checkProgress(side, last, look);
+        }
+        seen = looks;
         before ??= looks;
-        nextLook += Math.max(60_000, seconds * 100);
+        nextLook += Math.max(10_000, seconds * 100);
         say(`memory: ${looks.map(showMemory).join(", ")} MiB`);
       }
       if (performance.now() < report) continue;
@@ -271,7 +284,7 @@ async function mixed(seconds: number): Promise<void> {
           `${ledger.count} messages got between kills`,
       );
     }
-    const after = await Promise.all(watched.map((side) => side.memory()));
+    const after = await Promise.all(watched.map((side) => side.look()));
     await vandal.stop().catch(() => vandal.kill());
 
     const returned = await returner.stop() as Returned[];

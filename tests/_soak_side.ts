@@ -28,10 +28,12 @@ export interface Orders {
   tls: { cert: string; key: string; ca: string };
 }
 
-/** What a process holds, in bytes, after garbage collection. */
-export interface Memory {
+/** What a process holds, in bytes, after garbage collection, and what it has done. */
+export interface Look {
   heap: number;
   rss: number;
+  /** For each of its jobs, how many steps so far. */
+  steps: Record<string, number>;
 }
 
 /** What somebody who sends and waits for the echo has found. */
@@ -105,6 +107,12 @@ function fail(message: string): never {
   throw new Error(message);
 }
 
+const steps: Record<string, number> = {};
+
+function step(job: string): void {
+  steps[job] = (steps[job] ?? 0) + 1;
+}
+
 /** Aborts when it is time to end. */
 const stop = new AbortController();
 
@@ -116,7 +124,8 @@ async function obey(): Promise<void> {
       const { gc } = globalThis as { gc?: () => void };
       gc?.();
       const { heapUsed, external, rss } = Deno.memoryUsage();
-      tell("memory", { heap: heapUsed + external, rss } satisfies Memory);
+      const look: Look = { heap: heapUsed + external, rss, steps };
+      tell("look", look);
     }
   }
 }
@@ -155,6 +164,7 @@ async function steady({ ports, tls }: Orders): Promise<Served> {
         if (number <= (last[id] ?? -1)) fail(`datagram ${number} came again`);
         last[id] = number;
         datagrams[id] = (datagrams[id] ?? 0) + 1;
+        step(`datagrams of ${id}`);
       } catch (error) {
         if (stop.signal.aborted) return;
         if (!(error instanceof InvalidMessageError)) throw error;
@@ -166,6 +176,7 @@ async function steady({ ports, tls }: Orders): Promise<Served> {
   while (!stop.signal.aborted) {
     const push = make("push", pushed++, 300);
     await Promise.all([plain.sendToAll(push), safe.sendToAll(push)]);
+    step("pushes");
     await pause(10);
   }
   await receiving;
@@ -189,9 +200,11 @@ async function echo(client: TCPClient, id: string): Promise<Called> {
         if (push >= 0 && number !== push + 1) fail(`${number} after ${push}`);
         push = number;
         found.pushes++;
+        step(`${id} pushes`);
       } else {
         if (message !== waiting.shift()) fail(`${id} got ${from} ${number}`);
         found.echoed++;
+        step(id);
         wake();
       }
     }
@@ -226,6 +239,7 @@ async function call({ ports, tls, id }: Orders): Promise<Called[]> {
   let datagrams = 0;
   while (!stop.signal.aborted) {
     await udp.send(make(id, datagrams++, 1_000), [LOOPBACK, ports.udp]);
+    step("datagrams");
     await pause(2);
   }
   const found = await Promise.all(echoes);
@@ -256,7 +270,10 @@ async function comeBack({ ports, id }: Orders): Promise<Returned[]> {
     });
     for (let number = 0; !stop.signal.aborted; number++) {
       const sent = client.send(make(found.id, number, 2_000))
-        .then(() => found.sent++);
+        .then(() => {
+          found.sent++;
+          step(found.id);
+        });
       if (number % 8 > 0) continue;
       await sent;
       await pause(below(20));

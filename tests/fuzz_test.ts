@@ -130,7 +130,7 @@ const NOTHING = () => {};
 const symbol = Symbol("bad");
 
 /** What is no number, and what is none that counts things. */
-const NO_NUMBERS = ["5", {}, [5], true, 5n, symbol, NOTHING];
+const NO_NUMBERS = ["5", null, {}, [5], true, 5n, symbol, NOTHING];
 const NO_TIMES = [-1, -0.5, NaN, -Infinity];
 const NO_COUNTS = [0, -1, 1.5, NaN, Infinity];
 const NO_PORTS = [
@@ -301,7 +301,7 @@ for (const name of ["retry", "reconnect"]) {
   part("jitter", [-0.1, 1.1, NaN, Infinity, ...NO_NUMBERS], RangeError);
 }
 
-badOption(["client"], "tls", [5, "5", NOTHING], TypeError);
+badOption(["client"], "tls", [5, "5", null, NOTHING], TypeError);
 badOption(["server"], "tls", [5, "5", null, true, NOTHING], TypeError);
 /** Parts of `tls`, one of them bad. */
 function badTls(

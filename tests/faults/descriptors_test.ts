@@ -37,7 +37,9 @@ function runShort(port: number, options: TCPServerOptions): Process {
     "-c",
     'ulimit -n 48 && exec "$0" eval "$1"',
     Deno.execPath(),
+    // Deno opens what it watches signals with at the first need, and panics without.
     `import { createTcpServer } from "./mod.ts";
+    Deno.addSignalListener("SIGUSR2", () => {});
     const server = createTcpServer(${port}, (message) => {
       if (message === "stop") server.stop();
       else return message;

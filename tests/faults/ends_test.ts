@@ -21,6 +21,7 @@ import {
   Served,
   TERMINATOR,
   test,
+  until,
 } from "./_served.ts";
 
 const LARGE = Array.from({ length: 12 }, (_, n) => `${n} `.padEnd(MIB));
@@ -103,6 +104,7 @@ test("TCPServer survives clients that reset before, while and after they are acc
   }
   await using other = await served.client();
   assertEquals(await ask(other, "ping"), "ping");
+  await until(() => served.server.getConnectedClients().length === 1);
   assertEquals(served.server.getConnectedClients(), [other.localAddress]);
 });
 
