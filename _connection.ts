@@ -172,9 +172,19 @@ export class Connection {
     this.#stats.invalidMessages += invalid;
   }
 
+  /** The read that is under way, which whoever reads meanwhile shares. */
+  #pending: Promise<boolean> | undefined;
+
   /** Reads once; false at the end. Never rejects: {@linkcode fault} tells what went wrong. */
-  async read(): Promise<boolean> {
-    if (this.#ended || this.#closed) return false;
+  read(): Promise<boolean> {
+    return this.#pending ??= this.#readOnce();
+  }
+
+  async #readOnce(): Promise<boolean> {
+    if (this.#ended || this.#closed) {
+      this.#pending = undefined;
+      return false;
+    }
     this.#reading = true;
     this.#touch();
     try {
@@ -187,6 +197,7 @@ export class Connection {
       if (!this.#closed) this.#fault ??= error;
     }
     this.#reading = false;
+    this.#pending = undefined;
     this.#touch();
     return !this.#ended && !this.#closed;
   }
@@ -259,7 +270,9 @@ export class Connection {
         }
       }
     } catch (error) {
-      this.sent += countWhole(batch.messages, written);
+      const whole = countWhole(batch.messages, written);
+      this.sent += whole;
+      this.#stats.messagesOut += whole;
       this.#sendFault ??= error;
       this.#last = undefined;
       this.#unsent = 0;

@@ -382,6 +382,11 @@ export function checkMessage(message: string, limit: number): void {
   }
 }
 
+/** How many bytes the frame of a message takes. */
+export function frameLength(message: string): number {
+  return byteLength(message) + 1;
+}
+
 /** Counts in pieces: a fresh buffer for a long message takes longer than its encoding. */
 function byteLength(message: string): number {
   const scratch = new Uint8Array(PIECE);

@@ -5,6 +5,7 @@
 import { checkInteger, checkTime, MAX_TIMER, show } from "./_check.ts";
 import type { Connection } from "./_connection.ts";
 import { CommunicationError } from "./_errors.ts";
+import { frameLength } from "./_framing.ts";
 
 /** How to keep trying to connect. */
 export interface RetryOptions {
@@ -70,9 +71,11 @@ export class Pause {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #held = true;
   #resume: (() => void) | undefined;
+  #over = false;
 
   /** Waits for so many milliseconds. */
   wait(ms: number): Promise<void> {
+    if (this.#over) return Promise.resolve();
     return new Promise((resolve) => {
       this.#resume = resolve;
       this.#timer = setTimeout(resolve, Math.min(ms, MAX_TIMER));
@@ -88,8 +91,9 @@ export class Pause {
     else Deno.unrefTimer(this.#timer);
   }
 
-  /** Ends the wait. */
+  /** Ends the wait, and every later one. */
   cut(): void {
+    this.#over = true;
     clearTimeout(this.#timer);
     this.#resume?.();
   }
@@ -141,14 +145,14 @@ interface Entry {
  */
 export class Outbox {
   readonly #limit: number;
+  readonly #lost: (connection: Connection) => void;
   /** In the order of the calls; the connection has been given the first of them. */
   readonly #entries = new Set<Entry>();
-  #size = 0;
+  /** How many bytes wait, from the first message on that had to. */
+  #size: number | undefined;
   #connection: Connection | undefined;
   /** How many messages the connection had sent for entries that are gone. */
   #settled = 0;
-
-  readonly #lost: (connection: Connection) => void;
 
   /**
    * @param limit How many bytes may wait while there is no connection.
@@ -165,18 +169,26 @@ export class Outbox {
   }
 
   /** Sends a message that was checked, as soon as there is a connection. */
-  send(message: string): Promise<void> {
-    if (!this.#connection && this.#size + message.length > this.#limit) {
+  send(message: string, connected: boolean): Promise<void> {
+    if (!connected) this.#hold(message);
+    return new Promise((resolve, reject) => {
+      const entry = { message, resolve, reject };
+      this.#entries.add(entry);
+      if (connected && this.#connection) this.#post(entry, this.#connection);
+    });
+  }
+
+  /** Counts what waits, only now: as long as there is a connection nothing needs it. */
+  #hold(message: string): void {
+    this.#size ??= this.#entries.values()
+      .reduce((size, { message }) => size + frameLength(message), 0);
+    const size = this.#size + frameLength(message);
+    if (size > this.#limit) {
       throw new CommunicationError(
         `Cannot hold more than ${this.#limit} bytes until there is a connection again`,
       );
     }
-    return new Promise((resolve, reject) => {
-      const entry = { message, resolve, reject };
-      this.#entries.add(entry);
-      this.#size += message.length;
-      if (this.#connection) this.#post(entry, this.#connection);
-    });
+    this.#size = size;
   }
 
   #post(entry: Entry, connection: Connection): void {
@@ -192,7 +204,6 @@ export class Outbox {
   #settle(entry: Entry): void {
     if (!this.#entries.delete(entry)) return;
     this.#settled++;
-    this.#size -= entry.message.length;
     entry.resolve();
   }
 
@@ -200,6 +211,7 @@ export class Outbox {
   attach(connection: Connection): void {
     this.#connection = connection;
     this.#settled = 0;
+    this.#size = undefined;
     for (const entry of this.#entries) this.#post(entry, connection);
   }
 
@@ -211,6 +223,7 @@ export class Outbox {
       this.#settle(entry);
     }
     this.#connection = undefined;
+    this.#size = undefined;
   }
 
   /** Nothing more will be sent. */

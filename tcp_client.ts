@@ -63,6 +63,12 @@ import {
 export type { Address, ClientTLSOptions, ReceiveOptions, RetryOptions, Stats };
 
 const DEFAULT_CONNECT_TIMEOUT = 10_000;
+/**
+ * Characters that had arrived by lost connections and nobody received: with how many
+ * the next connection is read all the same, and how many are kept at the most.
+ */
+const REST_AHEAD = 4096;
+const MAX_REST = 16_777_216;
 
 /** Options of {@linkcode createTcpClient}. */
 export interface TCPClientOptions {
@@ -327,6 +333,7 @@ export class TCPClient
   #reading: Connection | undefined;
   /** What had arrived by connections that are gone. */
   #rest: (string | Error)[] = [];
+  #restSize = 0;
   readonly #hold = new Hold((held) => {
     this.#connection.hold(held);
     this.#pause.hold(held || this.#outbox?.waiting === true);
@@ -378,12 +385,16 @@ export class TCPClient
     this.#state = "open";
     this.#hold.apply();
     this.#outbox?.attach(this.#connection);
-    this.#read();
+    if (this.#restSize < REST_AHEAD) this.#read();
   }
 
   /** Decodes what is next, and reads on as soon as little is left to decode. */
   #take(): (string | Error)[] | undefined {
-    if (this.#rest.length > 0) return this.#rest.splice(0);
+    if (this.#rest.length > 0) {
+      this.#restSize = 0;
+      if (this.#state === "open") this.#read();
+      return this.#rest.splice(0);
+    }
     if (this.#drained) return undefined;
     try {
       const messages = this.#connection.take();
@@ -435,6 +446,8 @@ export class TCPClient
     reconnect: Required<RetryOptions>,
   ): Promise<void> {
     const { signal } = this.#stopped;
+    // After a write that failed; otherwise it has nothing more to read.
+    await this.#readOut(lost);
     this.#keep(lost);
     lost.destroy();
     await lost.flushed();
@@ -460,16 +473,29 @@ export class TCPClient
     }
   }
 
+  /** What the kernel still has is the script's; behind a failed write no more comes. */
+  async #readOut(lost: Connection): Promise<void> {
+    do this.#collect(lost); while (
+      !this.#drained && this.#restSize < MAX_REST && await lost.read()
+    );
+  }
+
   /** Takes what had arrived whole by a connection that is gone. */
   #keep(lost: Connection): void {
+    this.#collect(lost);
+    this.#drained = true;
+  }
+
+  #collect(lost: Connection): void {
     try {
       for (let items; !this.#drained && (items = lost.take());) {
         this.#rest.push(...items);
+        for (const item of items) this.#restSize += String(item).length;
       }
     } catch (error) {
+      this.#drained = true;
       this.#rest.push(error as Error);
     }
-    this.#drained = true;
     this.#inbox.deliver();
   }
 
@@ -583,7 +609,10 @@ export class TCPClient
       if (!this.#outbox) return this.#connection.post(message);
       checkMessage(message, this.#settings.maxMessageBytes);
       if (this.#state === "ended") throw this.#connection.sendError();
-      const sent = this.#outbox.send(message);
+      const sent = this.#outbox.send(
+        message,
+        this.#state === "open",
+      );
       if (this.#state === "down") this.#hold.apply();
       return sent;
     } catch (error) {
@@ -642,6 +671,7 @@ export class TCPClient
   disconnect(): Promise<void> {
     this.#drained = true;
     this.#rest = [];
+    this.#restSize = 0;
     this.#inbox.clear();
     return this.#disconnected ??= this.#disconnect();
   }

@@ -8,7 +8,7 @@ import { Authority } from "./_certificates.ts";
 import { fuzzDecoder, fuzzSockets, newSeed } from "./_fuzz.ts";
 import { freePort } from "./_ports.ts";
 import { ROOT } from "./_process.ts";
-import type { Called, Memory, Orders, Returned, Served } from "./_soak_side.ts";
+import type { Called, Look, Orders, Returned, Served } from "./_soak_side.ts";
 
 const FULL = 600;
 const LOOPBACK = "127.0.0.1";

@@ -191,6 +191,7 @@ async function echo(client: TCPClient, id: string): Promise<Called> {
   const found: Called = { sent: 0, echoed: 0, pushes: 0, datagrams: 0 };
   const waiting: string[] = [];
   let push = -1;
+  let done = false;
   let wake = () => {};
   const receive = async () => {
     for await (const message of client) {
@@ -208,6 +209,7 @@ async function echo(client: TCPClient, id: string): Promise<Called> {
         wake();
       }
     }
+    if (!done) fail(`${id} was disconnected`);
   };
   const received = receive();
   while (!stop.signal.aborted || waiting.length > 0) {
@@ -223,6 +225,7 @@ async function echo(client: TCPClient, id: string): Promise<Called> {
       await pause(below(10));
     }
   }
+  done = true;
   await client.disconnect();
   await received;
   return found;
