@@ -528,9 +528,8 @@ export class FrameDecoderStream extends TransformStream<Uint8Array, string> {
    */
   constructor(options: FrameStreamOptions = {}) {
     checkOptions(options);
-    const frames = new FrameDecoder(
-      options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES,
-    );
+    const { maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES } = options;
+    const frames = new FrameDecoder(maxMessageBytes);
     let failure: unknown;
     super({
       transform(chunk, controller) {
@@ -650,7 +649,7 @@ export class FrameEncoderStream extends TransformStream<string, Uint8Array> {
    */
   constructor(options: FrameStreamOptions = {}) {
     checkOptions(options);
-    const limit = options.maxMessageBytes ?? DEFAULT_MAX_MESSAGE_BYTES;
+    const { maxMessageBytes: limit = DEFAULT_MAX_MESSAGE_BYTES } = options;
     checkMaxMessageBytes(limit);
     super({
       transform(message, controller) {
