@@ -230,7 +230,9 @@ async function mixed(seconds: number): Promise<void> {
   await using sides = new AsyncDisposableStack();
   const start = async (...args: Parameters<typeof Side.start>) =>
     sides.use(await Side.start(...args));
-  const steady = await start(orders("steady", "s"));
+  const steady = await start(orders("steady", "s"), ([what, ...rest]) => {
+    if (what === "gave up") say(`the server gave up ${rest.join(": ")}`);
+  });
   const callers = await Promise.all(
     ["a", "b"].map((id, i) => start(orders("call", id, owns[i]))),
   );

@@ -2,6 +2,7 @@
 // outside. Each tells lines of JSON on stdout, and ends with what it has found.
 
 import {
+  type Address,
   createTcpClient,
   createTcpServer,
   createUdpSocket,
@@ -138,6 +139,12 @@ async function steady({ ports, tls }: Orders): Promise<Served> {
     maxMessageBytes: 500_000,
     maxSendBufferBytes: 4_000_000,
     onError: () => {},
+    // Vandals leave in other ways: this may be why somebody else was disconnected.
+    onDisconnect: ([, port]: Address, error?: Error) => {
+      if (error instanceof Deno.errors.TimedOut || /slowly/.test(`${error}`)) {
+        tell("gave up", port, `${error}`);
+      }
+    },
   };
   await using plain = createTcpServer(ports.plain, (text) => text, {
     ...options,
@@ -209,7 +216,9 @@ async function echo(client: TCPClient, id: string): Promise<Called> {
         wake();
       }
     }
-    if (!done) fail(`${id} was disconnected`);
+    if (done) return;
+    const { localAddress, stats } = client;
+    fail(`${id} was disconnected: ${JSON.stringify({ localAddress, stats })}`);
   };
   const received = receive();
   while (!stop.signal.aborted || waiting.length > 0) {
