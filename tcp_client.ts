@@ -36,7 +36,12 @@ import {
   checkTime,
   isPromise,
 } from "./_check.ts";
-import { type Conn, Connection, tune } from "./_connection.ts";
+import {
+  type Conn,
+  Connection,
+  DEFAULT_MAX_SEND_BUFFER_BYTES,
+  tune,
+} from "./_connection.ts";
 import { ClosedError, explain, reason } from "./_errors.ts";
 import {
   checkMaxMessageBytes,
@@ -68,7 +73,7 @@ const DEFAULT_CONNECT_TIMEOUT = 10_000;
  * the next connection is read all the same, and how many are kept at the most.
  */
 const REST_AHEAD = 4096;
-const MAX_REST = 16_777_216;
+const MAX_REST = DEFAULT_MAX_SEND_BUFFER_BYTES;
 
 /** Options of {@linkcode createTcpClient}. */
 export interface TCPClientOptions {
@@ -134,8 +139,9 @@ export interface TCPClientOptions {
    */
   maxSendBufferBytes?: number;
   /**
-   * Called when the connection is gone and {@linkcode TCPClient.disconnect} was not
-   * called, with the error where that was not an orderly end.
+   * Called when the connection is gone, unless the script itself has ended it with
+   * {@linkcode TCPClient.disconnect} or `signal`; with the error where that was not
+   * an orderly end.
    */
   onDisconnect?: (error?: Error) => void;
   /** With `reconnect`, called when there is a connection again. */
@@ -181,6 +187,10 @@ export async function createTcpClient(
   const conn = retry
     ? await tryAgain(() => dial(settings, signal), retry, new Pause(), signal)
     : await dial(settings, signal);
+  if (signal?.aborted) {
+    conn.close();
+    throw signal.reason;
+  }
   return newClient(conn, settings);
 }
 
@@ -196,7 +206,7 @@ function checkClientOptions(
   const {
     connectTimeout = DEFAULT_CONNECT_TIMEOUT,
     maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
-    maxSendBufferBytes = 16_777_216,
+    maxSendBufferBytes = DEFAULT_MAX_SEND_BUFFER_BYTES,
     idleTimeout = 0,
     tls = false,
   } = options;
@@ -508,16 +518,16 @@ export class TCPClient
     this.#stopped.abort();
     this.#hold.end();
     this.#pause.cut();
-    const explain = (what: string) =>
+    const closed = (what: string) =>
       new ClosedError(
         `Cannot ${what} ${lost.peer}: ${reason(cause)}`,
         { cause },
       );
     this.#inbox.end(() =>
-      cause === undefined ? lost.receiveError() : explain("receive from")
+      cause === undefined ? lost.receiveError() : closed("receive from")
     );
     this.#outbox?.end(() =>
-      cause === undefined ? lost.sendError() : explain("send to")
+      cause === undefined ? lost.sendError() : closed("send to")
     );
   }
 

@@ -455,6 +455,24 @@ test("createTcpClient() leaks nothing when it is aborted as it connects", async 
   await accepting;
 });
 
+test("createTcpClient() rejects with the reason of a signal aborted as soon as it is connected", async () => {
+  using free = freePort();
+  const { port, wire } = free;
+  using listener = Deno.listen({ hostname: LOOPBACK, port: wire });
+  const accepted = listener.accept();
+  const controller = new AbortController();
+  const { signal } = controller;
+  const reason = { why: "emergency stop" };
+  // Letting go of the signal is the last thing that an attempt does.
+  signal.removeEventListener = () => controller.abort(reason);
+  const [outcome] = await outcomes([
+    createTcpClient(LOOPBACK, port, { signal }),
+  ]);
+  assertStrictEquals(outcome, reason);
+  using conn = await accepted;
+  assertEquals(await conn.read(new Uint8Array(1)), null);
+});
+
 test("createTcpClient() forgets its signal and its time limit once it is connected", async () => {
   const controller = new AbortController();
   const { signal } = controller;
