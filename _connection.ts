@@ -2,7 +2,7 @@
 
 /**
  * One framed TCP connection, as client and server both have it: reading, writing
- * with the messages of a turn in one write, flow control, and closing.
+ * with messages posted in a row in one write, flow control, and closing.
  */
 
 import { type Address, formatWithWire } from "./_address.ts";
@@ -19,6 +19,9 @@ import {
 } from "./_framing.ts";
 import type { Stats } from "./_stats.ts";
 import { isTls } from "./_tls.ts";
+
+/** The default of every `maxSendBufferBytes`. */
+export const DEFAULT_MAX_SEND_BUFFER_BYTES = 16_777_216;
 
 /** How long an end waits for a peer that takes nothing or does not close, in ms … */
 export const LINGER = 1_000;
@@ -81,6 +84,8 @@ export class Connection {
   #sendFault: unknown;
   #closed: Promise<void> | undefined;
   #reading = false;
+  /** The read that is under way, which whoever reads meanwhile shares. */
+  #pending: Promise<boolean> | undefined;
   /** Whether the first bytes are still to come, which tell a peer that speaks TLS. */
   #fresh: boolean;
   readonly #idleTimeout: number;
@@ -172,19 +177,13 @@ export class Connection {
     this.#stats.invalidMessages += invalid;
   }
 
-  /** The read that is under way, which whoever reads meanwhile shares. */
-  #pending: Promise<boolean> | undefined;
-
   /** Reads once; false at the end. Never rejects: {@linkcode fault} tells what went wrong. */
   read(): Promise<boolean> {
+    if (this.#ended || this.#closed) return Promise.resolve(false);
     return this.#pending ??= this.#readOnce();
   }
 
   async #readOnce(): Promise<boolean> {
-    if (this.#ended || this.#closed) {
-      this.#pending = undefined;
-      return false;
-    }
     this.#reading = true;
     this.#touch();
     try {

@@ -84,7 +84,7 @@ export class FrameDecoder {
 
   /** Where to read to next: at least one byte, valid until the next call. */
   room(): Uint8Array<ArrayBuffer> {
-    const held = this.#end - this.#start;
+    const { held } = this;
     let size = this.#wanted;
     while (size < held * 2) size *= 2;
     if (this.#buffer.length !== size) {
@@ -137,7 +137,7 @@ export class FrameDecoder {
   take(): Decoded | undefined {
     while (true) {
       if (!this.unscanned) {
-        this.#checkSize(this.#end - this.#start);
+        this.#checkSize(this.held);
         return undefined;
       }
       const from = Math.max(this.#start, this.#scanned);
@@ -387,9 +387,12 @@ export function frameLength(message: string): number {
   return byteLength(message) + 1;
 }
 
-/** Counts in pieces: a fresh buffer for a long message takes longer than its encoding. */
+/** What is only counted goes here, so that counting takes no buffer each time. */
+let scratch: Uint8Array<ArrayBuffer> | undefined;
+
+/** Counts in pieces: a buffer for a long message takes longer than its encoding. */
 function byteLength(message: string): number {
-  const scratch = new Uint8Array(PIECE);
+  scratch ??= new Uint8Array(PIECE);
   let size = 0;
   for (let at = 0; at < message.length;) {
     const { read, written } = encoder.encodeInto(message.slice(at), scratch);

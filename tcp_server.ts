@@ -44,8 +44,14 @@ import {
   isPromise,
   show,
 } from "./_check.ts";
-import { type Allow, allowCidr, refusal } from "./_allow.ts";
-import { type Conn, Connection, LINGER, within } from "./_connection.ts";
+import { allowCidr, refusal } from "./_allow.ts";
+import {
+  type Conn,
+  Connection,
+  DEFAULT_MAX_SEND_BUFFER_BYTES,
+  LINGER,
+  within,
+} from "./_connection.ts";
 import { ClosedError, CommunicationError, explain } from "./_errors.ts";
 import {
   checkMaxMessageBytes,
@@ -231,7 +237,7 @@ const DEFAULTS = {
   hostname: "0.0.0.0",
   maxMessageBytes: DEFAULT_MAX_MESSAGE_BYTES,
   maxClients: 1024,
-  maxSendBufferBytes: 16_777_216,
+  maxSendBufferBytes: DEFAULT_MAX_SEND_BUFFER_BYTES,
   idleTimeout: 0,
   onError: logError,
 };
@@ -404,7 +410,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
           this.#format(address)
         }: ${maxClients} clients are connected already`,
       )
-      : refusal(allow as Allow | undefined, address);
+      : refusal(allow, address);
     if (refused) {
       conn.close();
       return this.#refuse(refused, address);
