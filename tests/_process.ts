@@ -9,6 +9,24 @@ export const ROOT: URL = new URL("../", import.meta.url);
 /** How long anything may take, in milliseconds; only a failure takes so long. */
 export const PATIENCE = 20_000;
 
+/**
+ * Whether a program is there. Nothing but its absence makes tests that need it
+ * ignored: one that is there and fails makes them fail.
+ */
+export function isInstalled(program: string, flag = "-V"): boolean {
+  try {
+    const command = new Deno.Command(program, {
+      args: [flag],
+      stdout: "null",
+      stderr: "null",
+    });
+    return command.outputSync().success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
 /** Text of a process, read as far as is asked for. */
 class Output {
   readonly #reader: ReadableStreamDefaultReader<string>;

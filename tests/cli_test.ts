@@ -22,7 +22,7 @@ import {
 } from "../mod.ts";
 import { Namespace, namespaceObstacle } from "./_netns.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { PATIENCE, Process, ROOT } from "./_process.ts";
+import { isInstalled, PATIENCE, Process, ROOT } from "./_process.ts";
 
 const LOOPBACK = "127.0.0.1";
 const LOOPBACK_BROADCAST = "127.255.255.255";
@@ -36,20 +36,6 @@ const hasPython = isInstalled("python3");
 /** What a terminal must not get, or what would break a line in two. */
 const NASTY = "a\nb\r\x1b[31m\x00\x7f\u009b31m\u2028\u202eend";
 const NASTY_SHOWN = "a␊b␍␛[31m␀␡<U+009B>31m<U+2028><U+202E>end";
-
-function isInstalled(program: string): boolean {
-  try {
-    const command = new Deno.Command(program, {
-      args: ["-V"],
-      stdout: "null",
-      stderr: "null",
-    });
-    return command.outputSync().success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
 
 /** What comes before the arguments of the tool: no configuration helps it. */
 function denoRun(allowed: string | null): string[] {

@@ -2,7 +2,7 @@
 // does not compile are mistakes that only a reader would find.
 
 import { assert, assertEquals } from "@std/assert";
-import { ROOT } from "./_process.ts";
+import { isInstalled, ROOT } from "./_process.ts";
 import { config } from "../tools/_deno.ts";
 
 const PAGES = [
@@ -180,21 +180,6 @@ int main(void) {
 }
 `;
 
-/** Nothing but its absence leaves the test of the C code out. */
-function hasCompiler(): boolean {
-  try {
-    const command = new Deno.Command("cc", {
-      args: ["--version"],
-      stdout: "null",
-      stderr: "null",
-    });
-    return command.outputSync().success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
-
 /** What a program makes of bytes, and its exit code. */
 async function filter(
   program: string,
@@ -226,7 +211,7 @@ interface Vectors {
 
 Deno.test({
   name: "docs/protocol.md: its C code compiles and holds tests/vectors.json",
-  ignore: !hasCompiler() || Deno.build.os === "windows",
+  ignore: !isInstalled("cc", "--version") || Deno.build.os === "windows",
   async fn() {
     const { tcp } = JSON.parse(read("tests/vectors.json")) as Vectors;
     const code = split(read("docs/protocol.md")).blocks

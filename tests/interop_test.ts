@@ -11,7 +11,7 @@ import {
   createUdpSocket,
 } from "../mod.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { PATIENCE, Process } from "./_process.ts";
+import { isInstalled, PATIENCE, Process } from "./_process.ts";
 
 const LOOPBACK = "127.0.0.1";
 const LOOPBACK_BROADCAST = "127.255.255.255";
@@ -29,21 +29,6 @@ const MESSAGES = [
 /** 300 KiB of characters of three bytes, which no buffer size divides. */
 const LARGE = "机".repeat(100 * 1024);
 const MANY = Array.from({ length: 1_000 }, (_, i) => `message ${i} 号`);
-
-/** Nothing but its absence makes the tests that need a program ignored. */
-function isInstalled(program: string): boolean {
-  try {
-    const command = new Deno.Command(program, {
-      args: ["-V"],
-      stdout: "null",
-      stderr: "null",
-    });
-    return command.outputSync().success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
 
 const hasPython = isInstalled("python3");
 const hasSocat = isInstalled("socat");

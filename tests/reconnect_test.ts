@@ -22,35 +22,23 @@ import {
 import { Authority } from "./_certificates.ts";
 import { Program } from "./_netns.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { deadline } from "@std/async";
 import { once } from "node:events";
 import { createServer, type Socket } from "node:net";
-import { HERE, LOOPBACK, Peer, Queue, until } from "./faults/_served.ts";
+import {
+  HERE,
+  LOOPBACK,
+  MIB,
+  Peer,
+  Queue,
+  TERMINATOR,
+  test,
+  until,
+} from "./faults/_served.ts";
 
 /** As fast as it can be, so that tests are. */
 const SOON = { firstDelay: 1, maxDelay: 10, jitter: 0 };
 /** A pause that no test lives to see the end of. */
 const NEVER = { firstDelay: 3_600_000, maxDelay: 3_600_000 };
-const TERMINATOR = "\x03";
-const MIB = 1_048_576;
-/** How long a test may take, in milliseconds; only a failure takes so long. */
-const LIMIT = 60_000;
-
-/** A test that fails where it would hang, with what went wrong first. */
-function test(
-  name: string,
-  body: () => Promise<void>,
-  options: { ignore?: boolean } = {},
-): void {
-  const fn = async () => {
-    try {
-      await deadline(body(), LIMIT);
-    } catch (error) {
-      throw error instanceof SuppressedError ? error.suppressed : error;
-    }
-  };
-  Deno.test({ ...options, name, fn });
-}
 
 class Reason extends Error {
   override name = "Reason";

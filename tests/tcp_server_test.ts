@@ -26,19 +26,22 @@ import {
   MessageTooLargeError,
   type Reply,
   type TCPClient,
-  type TCPClientOptions,
   type TCPServer,
   type TCPServerOptions,
   wirePort,
 } from "../mod.ts";
+import {
+  ask,
+  HERE,
+  KIB,
+  LOOPBACK,
+  MIB,
+  Peer,
+  Served,
+  TERMINATOR,
+} from "./faults/_served.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE, Process } from "./_process.ts";
-
-const LOOPBACK = "127.0.0.1";
-const HERE = { hostname: LOOPBACK };
-const TERMINATOR = "\x03";
-const KIB = 1024;
-const MIB = KIB * KIB;
 
 const encoder = new TextEncoder();
 
@@ -56,163 +59,6 @@ function test(
     }
   };
   Deno.test({ ...options, name, fn });
-}
-
-/** What callbacks were called with, to be awaited. */
-class Queue<T> {
-  readonly all: T[] = [];
-  #taken = 0;
-  #wake = () => {};
-
-  put(item: T): void {
-    this.all.push(item);
-    this.#wake();
-  }
-
-  async next(): Promise<T> {
-    while (this.#taken === this.all.length) {
-      await new Promise<void>((resolve) => this.#wake = resolve);
-    }
-    return this.all[this.#taken++] as T;
-  }
-
-  rest(): T[] {
-    const rest = this.all.slice(this.#taken);
-    this.#taken = this.all.length;
-    return rest;
-  }
-}
-
-/** One end of a TCP connection, without anything of the module. */
-class Peer implements Disposable {
-  readonly conn: Deno.TcpConn;
-  readonly address: Address;
-  readonly #decoder = new TextDecoder();
-  #text = "";
-
-  constructor(conn: Deno.TcpConn) {
-    this.conn = conn;
-    const { hostname, port } = conn.localAddr as Deno.NetAddr;
-    this.address = [hostname, port];
-  }
-
-  async write(data: string | Uint8Array): Promise<void> {
-    let rest = typeof data === "string" ? encoder.encode(data) : data;
-    while (rest.length > 0) {
-      rest = rest.subarray(await this.conn.write(rest));
-    }
-  }
-
-  /** The next message, or null at the end. */
-  async read(): Promise<string | null> {
-    let end: number;
-    while ((end = this.#text.indexOf(TERMINATOR)) < 0) {
-      if (!await this.#more()) return null;
-    }
-    const message = this.#text.slice(0, end);
-    this.#text = this.#text.slice(end + 1);
-    return message;
-  }
-
-  /** All messages up to the end; so slowly, if a pause after each read is given. */
-  async messages(pause?: number): Promise<string[]> {
-    while (await this.#more()) {
-      if (pause !== undefined) await delay(pause);
-    }
-    const messages = this.#text.split(TERMINATOR);
-    assertEquals(messages.pop(), "", "the last message is whole");
-    return messages;
-  }
-
-  /** Whether the other end is gone, in order or not; drops what still comes. */
-  async ended(): Promise<boolean> {
-    try {
-      while (await this.#more());
-    } catch (error) {
-      assertInstanceOf(error, Deno.errors.ConnectionReset);
-    }
-    return true;
-  }
-
-  [Symbol.dispose](): void {
-    try {
-      this.conn.close();
-    } catch {
-      // The test has closed it.
-    }
-  }
-
-  async #more(): Promise<boolean> {
-    const buffer = new Uint8Array(128 * KIB);
-    const count = await this.conn.read(buffer);
-    if (count === null) return false;
-    const bytes = buffer.subarray(0, count);
-    this.#text += this.#decoder.decode(bytes, { stream: true });
-    return true;
-  }
-}
-
-/** A server on a free port, and what its callbacks were called with. */
-class Served implements AsyncDisposable {
-  readonly server: TCPServer;
-  readonly connected = new Queue<Address>();
-  readonly disconnected = new Queue<[Address, Error | undefined]>();
-  readonly errors = new Queue<[Error, Address | undefined]>();
-  readonly #free = freePort();
-
-  constructor(callback?: MessageCallback, options: TCPServerOptions = {}) {
-    try {
-      this.server = createTcpServer(this.port, callback, {
-        ...HERE,
-        onConnect: (client) => this.connected.put(client),
-        onDisconnect: (...args) => this.disconnected.put([args[0], args[1]]),
-        onError: (...args) => this.errors.put([args[0], args[1]]),
-        ...options,
-      });
-    } catch (error) {
-      this.#free[Symbol.dispose]();
-      throw error;
-    }
-  }
-
-  get port(): number {
-    return this.#free.port;
-  }
-
-  get wire(): number {
-    return this.#free.wire;
-  }
-
-  /** How errors name it. */
-  get name(): string {
-    return `${LOOPBACK}:${this.port} (wire port ${this.wire})`;
-  }
-
-  client(options?: TCPClientOptions): Promise<TCPClient> {
-    return createTcpClient(LOOPBACK, this.port, options);
-  }
-
-  async peer(): Promise<Peer> {
-    return new Peer(await Deno.connect({ ...HERE, port: this.wire }));
-  }
-
-  /** A raw peer and the server's address for it, known to the server already. */
-  async known(): Promise<Peer> {
-    const peer = await this.peer();
-    assertEquals(await this.connected.next(), peer.address);
-    return peer;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.server.stop();
-    this.#free[Symbol.dispose]();
-    assertEquals(this.errors.rest(), [], "nothing but the expected errors");
-  }
-}
-
-async function ask(client: TCPClient, message: string): Promise<string | null> {
-  await client.send(message);
-  return await client.receive();
 }
 
 /** Takes what goes to console.error meanwhile. */

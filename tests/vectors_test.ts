@@ -28,7 +28,7 @@ import {
   wirePort,
 } from "../mod.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, Process, ROOT } from "./_process.ts";
+import { isInstalled, PATIENCE, Process, ROOT } from "./_process.ts";
 
 /** What a receiver makes of bytes; those in errors are hexadecimal. */
 type Event =
@@ -401,7 +401,7 @@ Deno.test("UDPSocket holds tests/vectors.json both ways", async () => {
 
 Deno.test({
   name: "Python peer: holds tests/vectors.json, where it has no limits to show",
-  ignore: !hasPython(),
+  ignore: !isInstalled("python3"),
   async fn() {
     using port = freePort();
     using rawPort = freePort();
@@ -436,18 +436,3 @@ Deno.test({
     });
   },
 });
-
-/** Nothing but its absence leaves the test of the Python peer out. */
-function hasPython(): boolean {
-  try {
-    const command = new Deno.Command("python3", {
-      args: ["-V"],
-      stdout: "null",
-      stderr: "null",
-    });
-    return command.outputSync().success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}

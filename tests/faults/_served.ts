@@ -2,7 +2,7 @@
 // that misbehave to the byte.
 
 import { assertEquals, assertInstanceOf } from "@std/assert";
-import { deadline } from "@std/async";
+import { deadline, delay } from "@std/async";
 import {
   type Address,
   createTcpClient,
@@ -101,9 +101,11 @@ export class Peer<C extends Deno.TcpConn | Deno.TlsConn = Deno.TcpConn>
     return message;
   }
 
-  /** All messages up to the end. */
-  async messages(): Promise<string[]> {
-    while (await this.#more());
+  /** All messages up to the end; so slowly, if a pause after each read is given. */
+  async messages(pause?: number): Promise<string[]> {
+    while (await this.#more()) {
+      if (pause !== undefined) await delay(pause);
+    }
     const messages = this.#text.split(TERMINATOR);
     assertEquals(messages.pop(), "", "the last message is whole");
     return messages;
@@ -114,7 +116,8 @@ export class Peer<C extends Deno.TcpConn | Deno.TlsConn = Deno.TcpConn>
     try {
       while (await this.#more());
     } catch (error) {
-      assertInstanceOf(error, Error);
+      const isTls = "handshake" in this.conn;
+      assertInstanceOf(error, isTls ? Error : Deno.errors.ConnectionReset);
     }
     return true;
   }
@@ -179,6 +182,13 @@ export class Served implements AsyncDisposable {
 
   async peer(): Promise<Peer> {
     return new Peer(await Deno.connect({ ...HERE, port: this.wire }));
+  }
+
+  /** A raw peer and the server's address for it, known to the server already. */
+  async known(): Promise<Peer> {
+    const peer = await this.peer();
+    assertEquals(await this.connected.next(), peer.address);
+    return peer;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
