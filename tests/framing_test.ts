@@ -37,7 +37,7 @@ type Bytes = Uint8Array<ArrayBuffer>;
 const END = "\x03";
 
 /** What the decoder works in, and what leaves in one write: edges of its own making. */
-const WINDOWS = [4096, 16384, 65536];
+const WINDOWS = [512, 4096, 8192, 65536];
 
 function utf8(text: string): Bytes {
   return new TextEncoder().encode(text);
@@ -163,7 +163,19 @@ function cutUp(bytes: Bytes, cuts: Cuts): Bytes[] {
 
 const anyCuts: fc.Arbitrary<Cuts> = fc.oneof(
   fc.array(fc.nat(), { maxLength: 40 }),
-  fc.constantFrom(61, 1000, 1448, 4095, 4096, 4097, 16384, 65536, 100_000),
+  fc.constantFrom(
+    61,
+    511,
+    512,
+    513,
+    1448,
+    4096,
+    8191,
+    8192,
+    8193,
+    65536,
+    100_000,
+  ),
 );
 
 /** As many of `unit` as have `size` bytes, filled up to exactly that. */
@@ -306,7 +318,7 @@ const anyBytes = fc.array(
     size: fc.oneof(
       { arbitrary: fc.nat(20), weight: 6 },
       around(4096),
-      around(16384),
+      around(8192),
     ),
   }),
   { maxLength: 12 },
@@ -533,7 +545,7 @@ function decodeAtOnce(bytes: Bytes): Item[] {
   return items;
 }
 
-const WINDOW_EDGES = [4096, 16384, 4096 + 16384, 2 * 16384];
+const WINDOW_EDGES = [4096, 8192, 4096 + 8192, 2 * 8192];
 
 Deno.test("FrameDecoder refuses every class of ill-formed UTF-8 across its windows", () => {
   for (const ill of ILL_FORMED) {
