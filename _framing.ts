@@ -313,21 +313,21 @@ function decodeShort(
   end: number,
 ): string | undefined {
   if (end - start > SHORT) return undefined;
+  const units = new Array<number>(end - start);
   let bits = 0;
-  for (let i = start; i < end; i++) bits |= bytes[i] ?? 0;
-  if (bits >= 0x80) return undefined;
-  return Reflect.apply(String.fromCharCode, null, bytes.subarray(start, end));
+  for (let i = start; i < end; i++) bits |= units[i - start] = bytes[i] ?? 0;
+  return bits < 0x80 ? String.fromCharCode(...units) : undefined;
 }
 
-/** Writes short ASCII and its terminator into `room`, as {@linkcode decodeShort} reads it. */
-function encodeAscii(text: string, room: Uint8Array): boolean {
+/** Writes short ASCII and its terminator to a place, as {@linkcode decodeShort} reads it. */
+function encodeAscii(text: string, room: Uint8Array, at: number): boolean {
   if (text.length > SHORT) return false;
   for (let i = 0; i < text.length; i++) {
     const unit = text.charCodeAt(i);
     if (unit >= 0x80) return false;
-    room[i] = unit;
+    room[at + i] = unit;
   }
-  room[text.length] = TERMINATOR;
+  room[at + text.length] = TERMINATOR;
   return true;
 }
 
@@ -437,26 +437,24 @@ function byteLength(message: string): number {
  * Encoding into a part of a large buffer is several times faster than a buffer for
  * each message. It is never written to twice, so nothing need tell when a write ends.
  */
-let arena = new ArrayBuffer(0);
+let arena = new Uint8Array(0);
 let arenaUsed = 0;
 
-/** A part of the arena to encode into. */
-function reserve(size: number): Uint8Array<ArrayBuffer> {
-  if (arena.byteLength - arenaUsed < size) {
-    arena = new ArrayBuffer(PIECE);
+/** Makes sure that the arena has this much room; returns where. */
+function reserve(size: number): number {
+  if (arena.length - arenaUsed < size) {
+    arena = new Uint8Array(PIECE);
     arenaUsed = 0;
   }
-  return new Uint8Array(arena, arenaUsed, size);
+  return arenaUsed;
 }
 
 /** Takes what was encoded out of the arena. */
 function take(size: number): Uint8Array<ArrayBuffer> {
-  const piece = new Uint8Array(arena, arenaUsed, size);
-  arenaUsed += size;
-  return piece;
+  return arena.subarray(arenaUsed, arenaUsed += size);
 }
 
-/** The frames of messages that {@linkcode checkMessage} let through, in pieces to write. */
+/** The frames of messages that {@linkcode checkMessage} let through, in pieces to write, each before the next. */
 export function encodeFrames(
   messages: readonly string[],
 ): Iterable<Uint8Array<ArrayBuffer>> {
@@ -467,38 +465,49 @@ export function encodeFrames(
 }
 
 function encodeShort(text: string): Uint8Array<ArrayBuffer> {
-  const room = reserve(text.length * 3 + 1);
-  if (encodeAscii(text, room)) return take(text.length + 1);
-  const { written } = encoder.encodeInto(text, room);
-  room[written] = TERMINATOR;
+  const at = reserve(text.length * 3 + 1);
+  if (encodeAscii(text, arena, at)) return take(text.length + 1);
+  const { written } = encoder.encodeInto(text, arena.subarray(at));
+  arena[at + written] = TERMINATOR;
   return take(written + 1);
 }
 
+/** For one long text at a time: a new buffer costs as much as encoding into it. */
+let spare: Uint8Array<ArrayBuffer> | undefined;
+
+/** Each piece is valid until the next is asked for. */
 function* encodeLong(text: string): Generator<Uint8Array<ArrayBuffer>> {
-  for (let at = 0; at < text.length;) {
-    // With one byte more, for the terminator.
-    const buffer = new Uint8Array(PIECE + 1);
-    const { read, written } = encoder.encodeInto(
-      text.slice(at),
-      buffer.subarray(0, PIECE),
-    );
-    at += read;
-    buffer[written] = TERMINATOR;
-    yield buffer.subarray(0, at < text.length ? written : written + 1);
+  // With one byte more, for the terminator.
+  const buffer = spare ?? new Uint8Array(PIECE + 1);
+  spare = undefined;
+  try {
+    for (let at = 0; at < text.length;) {
+      const { read, written } = encoder.encodeInto(
+        text.slice(at),
+        buffer.subarray(0, PIECE),
+      );
+      at += read;
+      buffer[written] = TERMINATOR;
+      yield buffer.subarray(0, at < text.length ? written : written + 1);
+    }
+  } finally {
+    spare = buffer;
   }
 }
 
 /** One frame in one piece, to be written to several connections. */
 export function encodeFrame(message: string): Uint8Array<ArrayBuffer> {
-  const pieces = [...encodeFrames([message])];
-  const [only] = pieces;
-  return only && pieces.length === 1 ? only : concat(pieces);
+  if (message.length * 3 < PIECE) return encodeShort(message);
+  const frame = new Uint8Array(frameLength(message));
+  encoder.encodeInto(message, frame);
+  frame[frame.length - 1] = TERMINATOR;
+  return frame;
 }
 
 /** The bytes of a message that {@linkcode checkText} let through, in a datagram. */
 export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
-  const room = reserve(Math.min(message.length * 3, PIECE));
-  return take(encoder.encodeInto(message, room).written);
+  const at = reserve(Math.min(message.length * 3, PIECE));
+  return take(encoder.encodeInto(message, arena.subarray(at)).written);
 }
 
 /** How many of these messages are whole in the first bytes of their frames. */
