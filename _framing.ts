@@ -560,8 +560,37 @@ export interface FrameStreamOptions {
  * await Deno.remove(path);
  * ```
  */
-export class FrameDecoderStream extends TransformStream<Uint8Array, string> {
-  readonly #readable: ReadableStream<string>;
+export class FrameDecoderStream implements TransformStream<Uint8Array, string> {
+  /**
+   * Gives the messages.
+   *
+   * @example Usage
+   * ```ts
+   * import { FrameDecoderStream } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const { readable, writable } = new FrameDecoderStream();
+   * const writer = writable.getWriter();
+   * writer.write(new TextEncoder().encode("PICK\x03"));
+   * writer.close();
+   * assertEquals(await Array.fromAsync(readable), ["PICK"]);
+   * ```
+   */
+  readonly readable: ReadableStream<string>;
+  /**
+   * Takes the bytes, in chunks cut anywhere.
+   *
+   * @example Usage
+   * ```ts
+   * import { FrameDecoderStream } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const { readable, writable } = new FrameDecoderStream();
+   * new Response("PICK\x03").body?.pipeTo(writable);
+   * assertEquals(await Array.fromAsync(readable), ["PICK"]);
+   * ```
+   */
+  readonly writable: WritableStream<Uint8Array>;
 
   /**
    * Constructs a new instance.
@@ -570,11 +599,12 @@ export class FrameDecoderStream extends TransformStream<Uint8Array, string> {
    * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 536,870,888.
    */
   constructor(options: FrameStreamOptions = {}) {
+    beTransformStream(FrameDecoderStream);
     checkOptions(options);
     const { maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES } = options;
     const frames = new FrameDecoder(maxMessageBytes);
     let failure: unknown;
-    super({
+    const messages = new TransformStream<Uint8Array, string>({
       transform(chunk, controller) {
         try {
           decodeChunk(frames, chunk, controller);
@@ -592,29 +622,17 @@ export class FrameDecoderStream extends TransformStream<Uint8Array, string> {
         );
       },
     });
-    this.#readable = failLast(super.readable, () => failure);
+    this.readable = failLast(messages.readable, () => failure);
+    this.writable = messages.writable;
   }
+}
 
-  /**
-   * The messages.
-   *
-   * @example Usage
-   * ```ts
-   * import { FrameDecoderStream } from "@daystar/comm";
-   * import { assertEquals } from "@std/assert";
-   *
-   * const { readable, writable } = new FrameDecoderStream();
-   * const writer = writable.getWriter();
-   * writer.write(new TextEncoder().encode("PICK\x03"));
-   * writer.close();
-   * assertEquals(await Array.fromAsync(readable), ["PICK"]);
-   * ```
-   *
-   * @returns The stream to read them from.
-   */
-  override get readable(): ReadableStream<string> {
-    return this.#readable;
-  }
+/**
+ * Makes a class extend TransformStream, as late as its first instance: Deno loads its
+ * streams when they are first mentioned, which is a tenth of a script's start.
+ */
+function beTransformStream({ prototype }: { prototype: object }): void {
+  Object.setPrototypeOf(prototype, TransformStream.prototype);
 }
 
 /** A stream that fails drops what was not read of it: so it fails when all is read. */
@@ -683,7 +701,38 @@ function decodeChunk(
  * await Deno.remove(path);
  * ```
  */
-export class FrameEncoderStream extends TransformStream<string, Uint8Array> {
+export class FrameEncoderStream implements TransformStream<string, Uint8Array> {
+  /**
+   * Gives the bytes, a frame in each chunk.
+   *
+   * @example Usage
+   * ```ts
+   * import { FrameEncoderStream } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const { readable, writable } = new FrameEncoderStream();
+   * ReadableStream.from(["PICK"]).pipeTo(writable);
+   * assertEquals(await new Response(readable).text(), "PICK\x03");
+   * ```
+   */
+  readonly readable: ReadableStream<Uint8Array>;
+  /**
+   * Takes the messages.
+   *
+   * @example Usage
+   * ```ts
+   * import { FrameEncoderStream } from "@daystar/comm";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const { readable, writable } = new FrameEncoderStream();
+   * const writer = writable.getWriter();
+   * writer.write("PICK");
+   * writer.close();
+   * assertEquals(await new Response(readable).text(), "PICK\x03");
+   * ```
+   */
+  readonly writable: WritableStream<string>;
+
   /**
    * Constructs a new instance.
    *
@@ -691,15 +740,18 @@ export class FrameEncoderStream extends TransformStream<string, Uint8Array> {
    * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 536,870,888.
    */
   constructor(options: FrameStreamOptions = {}) {
+    beTransformStream(FrameEncoderStream);
     checkOptions(options);
     const { maxMessageBytes: limit = DEFAULT_MAX_MESSAGE_BYTES } = options;
     checkMaxMessageBytes(limit);
-    super({
+    const frames = new TransformStream<string, Uint8Array>({
       transform(message, controller) {
         checkMessage(message, limit);
         // A buffer of its own, since whoever reads the stream may transfer it.
         controller.enqueue(encoder.encode(message + TERMINATOR_TEXT));
       },
     });
+    this.readable = frames.readable;
+    this.writable = frames.writable;
   }
 }
