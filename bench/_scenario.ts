@@ -14,6 +14,7 @@ export const RECEIVE = "receive()";
 export const FOR_AWAIT = "for await";
 export const DAYSTAR = "@daystar/comm";
 export const BARE = "bare Deno socket";
+export const DECODED = "bare read and TextDecoder";
 export const NODE = "Node net, split2";
 export const PYTHON = "Python peer";
 export const WEBSOCKET = "WebSocket over Deno.serve";

@@ -25,6 +25,7 @@ let sent = 0;
 let udp: Deno.DatagramConn | undefined;
 
 const encoder = new TextEncoder();
+const decoder = new TextDecoder();
 
 /** Serves each connection that comes. */
 async function start(
@@ -49,6 +50,13 @@ async function echo(conn: Deno.TcpConn): Promise<void> {
   conn.close();
 }
 
+/** A string of each 8 KiB, wherever characters end: what text costs at least. */
+function decodeAll(bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length; at += 8192) {
+    decoder.decode(bytes.subarray(at, at + 8192), { stream: true });
+  }
+}
+
 async function idle(conn: Deno.TcpConn): Promise<void> {
   const buffer = new Uint8Array(1024);
   while (await conn.read(buffer) !== null);
@@ -60,8 +68,9 @@ function toAddress(port: number): Deno.NetAddr {
 }
 
 await serve({
-  async receive({ wire, count, file }): Promise<Result> {
+  async receive({ wire, count, how, file }): Promise<Result> {
     const { each } = makeCycle(file, "frames");
+    const decodes = how === "decoded";
     const wanted = count * each;
     const buffer = new Uint8Array(65_536);
     let bytes = 0;
@@ -71,6 +80,7 @@ await serve({
       const more = await conn.read(buffer);
       if (more === null) break;
       bytes += more;
+      if (decodes) decodeAll(buffer.subarray(0, more));
     }
     const seconds = (performance.now() - start) / 1000;
     conn.close();
