@@ -365,7 +365,7 @@ function strictly(bytes: Uint8Array): string | InvalidMessageError {
 export function decodeDatagram(
   bytes: Uint8Array,
 ): string | InvalidMessageError {
-  const text = decoder.decode(bytes);
+  const text = decodeShort(bytes, 0, bytes.length) ?? decoder.decode(bytes);
   return text.includes("\uFFFD") ? strictly(bytes) : text;
 }
 
@@ -506,7 +506,9 @@ export function encodeFrame(message: string): Uint8Array<ArrayBuffer> {
 
 /** The bytes of a message that {@linkcode checkText} let through, in a datagram. */
 export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
-  const at = reserve(Math.min(message.length * 3, PIECE));
+  // With room for a terminator that is not taken.
+  const at = reserve(Math.min(message.length * 3 + 1, PIECE));
+  if (encodeAscii(message, arena, at)) return take(message.length);
   return take(encoder.encodeInto(message, arena.subarray(at)).written);
 }
 
