@@ -3,6 +3,7 @@
 /** TLS below the messages, and telling who speaks it from who does not. */
 
 import { checkTime, MAX_TIMER, show } from "./_check.ts";
+import { explain } from "./_errors.ts";
 
 /** The `tls` of {@linkcode TCPServerOptions}. */
 export interface ServerTLSOptions {
@@ -56,23 +57,33 @@ export function checkClientTls(tls: unknown): void {
     tls,
     "true or { caCerts, serverName }",
   );
-  if (
-    caCerts !== undefined &&
-    !(Array.isArray(caCerts) &&
-      caCerts.every((cert) => typeof cert === "string"))
-  ) {
-    throw new TypeError(
-      `Cannot use ${
-        show(caCerts)
-      } as tls.caCerts: it takes an array of PEM strings`,
-    );
-  }
+  if (caCerts !== undefined) checkCaCerts(caCerts);
   if (
     serverName !== undefined &&
     (typeof serverName !== "string" || serverName === "")
   ) {
     throw new TypeError(
       `Cannot use ${show(serverName)} as tls.serverName: it takes a host name`,
+    );
+  }
+}
+
+/** Deno leaves out what is no certificate, and then trusts nobody, without a word. */
+function checkCaCerts(certs: unknown): void {
+  if (!Array.isArray(certs)) {
+    throw new TypeError(
+      `Cannot use ${
+        show(certs)
+      } as tls.caCerts: it takes an array of PEM strings`,
+    );
+  }
+  for (const [i, cert] of certs.entries()) {
+    const isText = typeof cert === "string";
+    if (isText && cert.includes("-----BEGIN CERTIFICATE-----")) continue;
+    // Of a key that was taken for a certificate no more is shown.
+    const shown = show(isText ? cert.split("\n", 1)[0] : cert);
+    throw new TypeError(
+      `Cannot use ${shown} as tls.caCerts[${i}]: it takes a certificate as PEM`,
     );
   }
 }
@@ -98,8 +109,21 @@ export async function startTls(
     tcp[Symbol.dispose]();
     throw error;
   }
-  await shakeHands(conn, signal);
+  try {
+    await shakeHands(conn, signal);
+  } catch (error) {
+    const why = "the server ended the TLS handshake, as one without TLS does";
+    throw hasEnded(error) ? explain(why, error) : error;
+  }
   return conn;
+}
+
+/** Whether the peer did it, rather than rustls or a time limit. */
+function hasEnded(error: unknown): boolean {
+  const { BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof } =
+    Deno.errors;
+  return [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof]
+    .some((kind) => error instanceof kind);
 }
 
 /** Does the handshake, until the signal ends it; closes the connection when it fails. */

@@ -81,11 +81,11 @@ export class Process implements AsyncDisposable {
   readonly #stdout: Output;
   readonly #stderr: Output;
 
-  constructor(command: string, args: string[]) {
+  constructor(command: string, args: string[], cwd: string | URL = ROOT) {
     this.#name = [command, ...args].join(" ");
     this.#child = new Deno.Command(command, {
       args,
-      cwd: ROOT,
+      cwd,
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",

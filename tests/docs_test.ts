@@ -1,8 +1,10 @@
 // Why: a link that leads nowhere, a message that nobody explains and C code that
 // does not compile are mistakes that only a reader would find.
 
-import { assert, assertEquals } from "@std/assert";
-import { isInstalled, ROOT } from "./_process.ts";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { wirePort } from "../mod.ts";
+import { freePort } from "./_ports.ts";
+import { isInstalled, Process, ROOT } from "./_process.ts";
 import { config } from "../tools/_deno.ts";
 
 const PAGES = [
@@ -105,6 +107,109 @@ Deno.test("docs/: all TypeScript is checked", () => {
       );
     }
   }
+});
+
+/** The scripts of a page by their names, and the commands that run Deno. */
+function scriptsOf(page: string): {
+  scripts: Record<string, string>;
+  commands: string[];
+} {
+  const { blocks } = split(read(page));
+  const scripts: Record<string, string> = {};
+  for (const { code } of blocks) {
+    const name = code.match(/^\/\/ (\w+\.ts)\n/)?.[1];
+    if (name) scripts[name] = code;
+  }
+  const commands = blocks
+    .filter(({ language }) => language === "sh")
+    .flatMap(({ code }) => code.split("\n"))
+    .filter((line) => line.includes("deno run "));
+  return { scripts, commands };
+}
+
+/** A project with the scripts of README.md, on ports of its own, as a new user has it. */
+class NewUser implements AsyncDisposable {
+  readonly #folder = Deno.makeTempDirSync({ prefix: "daystar-readme-" });
+  readonly #commands: string[];
+  readonly #ports = [70001, 70002, 70003]
+    .map((stated) => ({ stated, port: freePort() }));
+
+  constructor() {
+    const { scripts, commands } = scriptsOf("README.md");
+    this.#commands = commands.map((command) => this.#withOwnPorts(command));
+    const imports = {
+      "@daystar/comm": new URL("mod.ts", ROOT),
+      "jsr:@daystar/comm/cli": new URL("cli.ts", ROOT),
+    };
+    this.#save("deno.json", JSON.stringify({ imports }));
+    for (const [name, code] of Object.entries(scripts)) {
+      this.#save(name, this.#withOwnPorts(code));
+    }
+  }
+
+  #withOwnPorts(text: string): string {
+    for (const { stated, port } of this.#ports) {
+      text = text.replaceAll(`${stated}`, `${port.port}`)
+        .replaceAll(`:${wirePort(stated)}`, `:${port.wire}`);
+    }
+    return text;
+  }
+
+  #save(name: string, text: string): void {
+    Deno.writeTextFileSync(`${this.#folder}/${name}`, text);
+  }
+
+  /** Runs the command that mentions something, checked where Deno only runs it. */
+  run(mentioned: string): Process {
+    const command = this.#commands.find((line) => line.includes(mentioned));
+    assert(command, mentioned);
+    const [, args = ""] = command.replace(/ +#.*$/, "").split("deno run ");
+    const deno = ["run", "--check", "--no-prompt", ...args.split(" ")];
+    return new Process(Deno.execPath(), deno, this.#folder);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { port } of this.#ports) port[Symbol.dispose]();
+    await Deno.remove(this.#folder, { recursive: true });
+  }
+}
+
+Deno.test("README.md: its server and client run with its commands", async () => {
+  await using user = new NewUser();
+  await using server = user.run("server.ts");
+  assertEquals(await server.read(), "Listening");
+  await using client = user.run("client.ts");
+  assertEquals(
+    (await client.ended()).stdout,
+    "Received reply: Echo: Hello Server\n",
+  );
+  assertEquals(await server.read(), "Received from 127.0.0.1: Hello Server");
+});
+
+Deno.test("README.md: its UDP socket answers the command-line tool, run with its commands", async () => {
+  await using user = new NewUser();
+  await using socket = user.run("socket.ts");
+  // A datagram that comes before it listens is lost: sent until it has ended.
+  const answered = socket.ended();
+  let ended = false;
+  answered.then(() => ended = true, () => ended = true);
+  const replies: string[] = [];
+  while (!ended) {
+    await using tool = user.run("/cli udp");
+    await tool.write("Hello\n");
+    const { code, stdout } = await tool.end();
+    assertEquals(code, 0);
+    if (stdout) replies.push(stdout);
+  }
+  assertEquals((await answered).stdout, "Received: Hello\n");
+  assertEquals(replies.length, 1);
+  assertMatch(replies[0] ?? "", /^< 127\.0\.0\.1:\d+ Echo: Hello\n$/);
+});
+
+Deno.test("README.md: its command for help runs", async () => {
+  await using user = new NewUser();
+  await using tool = user.run("--help");
+  assertMatch((await tool.end()).stdout, /Usage: /);
 });
 
 /** The end of a quoted text that begins at `at`, and its pieces without what is put in. */

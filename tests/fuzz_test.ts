@@ -320,7 +320,15 @@ function badTls(
       create[kind]("tls")(subject, { ...rest, [name]: value } as never),
   );
 }
-badTls("client", "caCerts", ["x", 5, null, {}, [5]]);
+badTls("client", "caCerts", ["x", 5, null, {}]);
+bad(
+  WHERE.client,
+  ["", "ca.pem", "-----BEGIN PRIVATE KEY-----", 5, null, {}, ["x"]],
+  TypeError,
+  as("tls.caCerts[0]: it takes a certificate"),
+  (subject, value) =>
+    create.client("tls")(subject, { caCerts: [value] } as never),
+);
 badTls("client", "serverName", ["", 5, null, {}, []]);
 badTls("server", "cert", [undefined, 5, null, {}, []]);
 badTls("server", "key", [undefined, 5, null, {}, []]);
