@@ -112,8 +112,10 @@ export class Connection {
   /**
    * Gives the peer up when it has been silent for too long.
    *
-   * @param last Whether this is the look after the time ran out: what came while the
-   * script held the event loop up is read only after its timers.
+   * @param last Whether this is the look after the time ran out. It comes as much
+   * later as that one came late: what arrived while the script held the event loop
+   * up is read only after its timers, and what was lost while the machine stood
+   * still is sent again.
    */
   #watch(last = false): void {
     const now = performance.now();
@@ -126,7 +128,7 @@ export class Connection {
         new Deno.errors.TimedOut(`nothing came for ${limit}`),
       );
     }
-    const wait = Math.min(Math.max(left, 0), MAX_TIMER);
+    const wait = Math.min(Math.abs(left), this.#idleTimeout, MAX_TIMER);
     const timer = setTimeout(() => this.#watch(left <= 0), wait);
     Deno.unrefTimer(timer);
     this.#idleTimer = timer;

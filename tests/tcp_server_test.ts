@@ -1148,6 +1148,20 @@ test("TCPServerOptions.idleTimeout keeps a client that talked while the event lo
   assertEquals(await peer.read(), "Hello");
 });
 
+test("TCPServerOptions.idleTimeout keeps a client that talks soon after both sides stood still", async () => {
+  const idleTimeout = 500;
+  await using served = new Served((message) => message, { idleTimeout });
+  using peer = await served.known();
+  const end = performance.now() + idleTimeout * 3;
+  while (performance.now() < end); // as a machine that is paused
+  await delay(idleTimeout / 5); // what was lost meanwhile is sent again
+  await peer.write("Hello\x03");
+  assertEquals(await peer.read(), "Hello");
+  const [client, error] = await served.disconnected.next();
+  assertEquals(client, peer.address);
+  assertInstanceOf(error, Deno.errors.TimedOut);
+});
+
 for (const maxClients of [1024, 1]) {
   test(`TCPServer keeps a client that connects again from the port of one that broke: maxClients ${maxClients}`, async () => {
     using own = freePort();
