@@ -8,7 +8,14 @@ import { Authority } from "./_certificates.ts";
 import { fuzzDecoder, fuzzSockets, newSeed } from "./_fuzz.ts";
 import { freePort } from "./_ports.ts";
 import { ROOT } from "./_process.ts";
-import type { Called, Look, Orders, Returned, Served } from "./_soak_side.ts";
+import {
+  type Called,
+  IDLE_TIMEOUT,
+  type Look,
+  type Orders,
+  type Returned,
+  type Served,
+} from "./_soak_side.ts";
 
 const FULL = 600;
 const LOOPBACK = "127.0.0.1";
@@ -19,6 +26,8 @@ const RSS = 64 * 1024 ** 2;
 const EARLY_RSS = 160 * 1024 ** 2;
 /** How long a process may take to answer, to end, to be ready, in ms. */
 const PATIENCE = 60_000;
+/** How long all of them stand still at once, as if the machine were paused, in ms. */
+const STANDSTILL = IDLE_TIMEOUT + 1_000;
 
 type Line = [what: string, ...rest: unknown[]];
 
@@ -250,12 +259,18 @@ async function mixed(seconds: number): Promise<void> {
   let seen: Look[] | undefined;
   let freezes = 0;
   let vandals = 1;
+  let standstill = end - seconds * 500;
   let report = performance.now() + 10_000;
   try {
     while (performance.now() < end) {
       await pause(200 + Math.random() * 800);
       const dice = Math.random();
-      if (dice < 0.5) {
+      if (performance.now() > standstill) {
+        const all = [...watched, mortal, vandal];
+        await Promise.all(all.map((side) => side.freeze(STANDSTILL)));
+        standstill += Math.max(60_000, seconds * 100);
+        say(`all stood still for ${STANDSTILL} ms`);
+      } else if (dice < 0.5) {
         await mortal.kill();
         ledger.newLife();
         mortal = await live();

@@ -14,6 +14,9 @@ import {
 const LOOPBACK = "127.0.0.1";
 const HERE = { hostname: LOOPBACK };
 
+/** Of the server that lives on, in ms. */
+export const IDLE_TIMEOUT = 5_000;
+
 /** What a process is started with. */
 export interface Orders {
   role: keyof typeof roles;
@@ -148,7 +151,7 @@ async function steady({ ports, tls }: Orders): Promise<Served> {
   };
   await using plain = createTcpServer(ports.plain, (text) => text, {
     ...options,
-    idleTimeout: 10_000,
+    idleTimeout: IDLE_TIMEOUT,
   });
   await using safe = createTcpServer(ports.tls, async (text) => {
     await null;
