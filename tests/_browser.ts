@@ -2,24 +2,13 @@
 // protocol over a WebSocket, which takes no package.
 
 import { deadline } from "@std/async";
-import { PATIENCE } from "./_process.ts";
+import { isInstalled, PATIENCE } from "./_process.ts";
 
 const PROGRAMS = ["chromium", "chromium-browser", "google-chrome"];
 
 /** The Chromium of this machine, or null. */
-export const chromium: string | null = PROGRAMS.find((program) => {
-  try {
-    const command = new Deno.Command(program, {
-      args: ["--version"],
-      stdout: "null",
-      stderr: "null",
-    });
-    return command.outputSync().success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}) ?? null;
+export const chromium: string | null =
+  PROGRAMS.find((program) => isInstalled(program, "--version")) ?? null;
 
 const FLAGS = [
   "--headless",

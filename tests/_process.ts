@@ -156,3 +156,18 @@ export class Process implements AsyncDisposable {
     );
   }
 }
+
+/** The Python peer, once it listens or is connected. */
+export async function python(...args: (string | number)[]): Promise<Process> {
+  // -B: no __pycache__ in the repository.
+  const script = ["-B", "tests/peers/peer.py"];
+  const peer = new Process("python3", [...script, ...args.map(String)]);
+  try {
+    const line = await peer.read();
+    if (line !== "ready") throw new Error(`The Python peer says ${line}`);
+  } catch (error) {
+    await peer[Symbol.asyncDispose]();
+    throw error;
+  }
+  return peer;
+}

@@ -22,7 +22,7 @@ import {
 } from "../mod.ts";
 import { Namespace, namespaceObstacle } from "./_netns.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { isInstalled, PATIENCE, Process, ROOT } from "./_process.ts";
+import { isInstalled, PATIENCE, Process, python, ROOT } from "./_process.ts";
 
 const LOOPBACK = "127.0.0.1";
 const LOOPBACK_BROADCAST = "127.255.255.255";
@@ -166,21 +166,6 @@ function bytes(...parts: (string | number)[]): Uint8Array<ArrayBuffer> {
     typeof part === "string" ? [...new TextEncoder().encode(part)] : [part]
   );
   return new Uint8Array(chunks.flat());
-}
-
-/** The Python peer, once it listens or is connected. */
-async function python(...args: (string | number)[]): Promise<Process> {
-  const peer = new Process("python3", [
-    ...["-B", "tests/peers/peer.py"],
-    ...args.map(String),
-  ]);
-  try {
-    assertEquals(await peer.read(), "ready");
-  } catch (error) {
-    await peer[Symbol.asyncDispose]();
-    throw error;
-  }
-  return peer;
 }
 
 Deno.test("cli --help tells every command, and how to install it", async () => {

@@ -11,7 +11,7 @@ import {
   createUdpSocket,
 } from "../mod.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { isInstalled, PATIENCE, Process } from "./_process.ts";
+import { isInstalled, PATIENCE, Process, python } from "./_process.ts";
 
 const LOOPBACK = "127.0.0.1";
 const LOOPBACK_BROADCAST = "127.255.255.255";
@@ -34,23 +34,6 @@ const hasPython = isInstalled("python3");
 const hasSocat = isInstalled("socat");
 /** Elsewhere loopback has no broadcast address. */
 const isLinux = Deno.build.os === "linux";
-
-/** The Python peer, once it listens or is connected. */
-async function python(...args: (string | number)[]): Promise<Process> {
-  // -B: no __pycache__ in the repository.
-  const peer = new Process("python3", [
-    "-B",
-    "tests/peers/peer.py",
-    ...args.map(String),
-  ]);
-  try {
-    assertEquals(await peer.read(), "ready");
-  } catch (error) {
-    await peer[Symbol.asyncDispose]();
-    throw error;
-  }
-  return peer;
-}
 
 function line(message: string): string {
   return JSON.stringify(message) + "\n";

@@ -26,6 +26,7 @@ import {
   type TCPClient,
   type TCPClientOptions,
 } from "../mod.ts";
+import { test } from "./faults/_served.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE, Process } from "./_process.ts";
 
@@ -36,15 +37,6 @@ const WAIT = { timeout: PATIENCE };
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
-
-/** A test that cannot hang. */
-function test(
-  name: string,
-  fn: () => Promise<void>,
-  options: Pick<Deno.TestDefinition, "ignore" | "permissions"> = {},
-): void {
-  Deno.test({ name, fn: () => deadline(fn(), PATIENCE), ...options });
-}
 
 const WITHOUT_NET: Pick<Deno.TestDefinition, "permissions"> = {
   permissions: { net: false },

@@ -13,7 +13,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { deadline, delay, retry } from "@std/async";
+import { delay, retry } from "@std/async";
 import { connect } from "node:net";
 import {
   type Address,
@@ -39,27 +39,12 @@ import {
   Peer,
   Served,
   TERMINATOR,
+  test,
 } from "./faults/_served.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, Process } from "./_process.ts";
+import { Process } from "./_process.ts";
 
 const encoder = new TextEncoder();
-
-function test(
-  name: string,
-  body: () => Promise<void>,
-  options: { ignore?: boolean } = {},
-): void {
-  const fn = async () => {
-    try {
-      await deadline(body(), PATIENCE);
-    } catch (error) {
-      // What went wrong first says more than what that led to.
-      throw error instanceof SuppressedError ? error.suppressed : error;
-    }
-  };
-  Deno.test({ ...options, name, fn });
-}
 
 /** Takes what goes to console.error meanwhile. */
 function captureConsole(): Disposable & { calls: unknown[][] } {

@@ -25,7 +25,7 @@ import {
 } from "../mod.ts";
 import { Program } from "./_netns.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { type Ended, PATIENCE, Process } from "./_process.ts";
+import { type Ended, isInstalled, PATIENCE, Process } from "./_process.ts";
 
 const LOOPBACK = "127.0.0.1";
 const WAIT = { timeout: PATIENCE };
@@ -1209,20 +1209,8 @@ Deno.test("UDPSocket.send() keeps Deno's error, with both ports and the cause, a
   );
 });
 
-function hasTerminals(): boolean {
-  if (!onLinux) return false; // script of BSD has other arguments
-  try {
-    const command = new Deno.Command("script", {
-      args: ["--version"],
-      stdout: "null",
-      stderr: "null",
-    });
-    return command.outputSync().success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
+/** The script of BSD has other arguments. */
+const hasTerminals = onLinux && isInstalled("script", "--version");
 
 /** The program on a terminal, where Deno asks for permissions. */
 function onTerminal(program: Program, ...flags: string[]): Process {
@@ -1238,7 +1226,7 @@ function onTerminal(program: Program, ...flags: string[]): Process {
 
 Deno.test({
   name: "UDPSocket asks for no permission on a terminal",
-  ignore: !hasTerminals(),
+  ignore: !hasTerminals,
   async fn() {
     using curious = new Program(`Deno.networkInterfaces();`);
     await using asking = onTerminal(curious);

@@ -31,12 +31,13 @@ const encoder = new TextEncoder();
 export function test(
   name: string,
   body: () => Promise<void>,
-  options: { ignore?: boolean } = {},
+  options: Pick<Deno.TestDefinition, "ignore" | "permissions"> = {},
 ): void {
   const fn = async () => {
     try {
       await deadline(body(), LIMIT);
     } catch (error) {
+      // What went wrong first says more than what that led to.
       throw error instanceof SuppressedError ? error.suppressed : error;
     }
   };
