@@ -50,10 +50,19 @@ export function wirePort(
     throw new RangeError(
       `Cannot use ${
         show(port)
-      } as a communication port: it takes an integer from ${MIN_PORT} to ${MAX_PORT}`,
+      } as a communication port: it takes an integer from ${MIN_PORT} to ${MAX_PORT}${
+        wireHint(port, portOffset)
+      }`,
     );
   }
   return port + portOffset;
+}
+
+/** The mistake of who has just opened a firewall. */
+function wireHint(port: unknown, portOffset: number): string {
+  if (typeof port !== "number" || !Number.isInteger(port)) return "";
+  const [, mapped] = toAddress({ hostname: "", port }, portOffset);
+  return mapped === port ? "" : `; ${port} is the wire port of ${mapped}`;
 }
 
 function checkOffset(portOffset: number): void {

@@ -6,13 +6,7 @@
  */
 
 import { parseArgs } from "node:util";
-import {
-  type Address,
-  MAX_PORT,
-  MIN_PORT,
-  toAddress,
-  wirePort,
-} from "./_address.ts";
+import { type Address, MAX_PORT, MIN_PORT, wirePort } from "./_address.ts";
 import { MAX_TIMER } from "./_check.ts";
 import { reason } from "./_errors.ts";
 import { checkMaxMessageBytes, DEFAULT_MAX_MESSAGE_BYTES } from "./_framing.ts";
@@ -164,21 +158,13 @@ export class Args {
 
   /** A communication port. */
   port(text: string): number {
-    const { portOffset } = this.mapping;
     const port = toInteger(text);
     try {
-      wirePort(port, portOffset);
+      wirePort(port, this.mapping.portOffset);
       return port;
-    } catch {
-      const [, mapped] = toAddress({ hostname: "", port }, portOffset);
-      const hint = mapped === port || Number.isNaN(port)
-        ? ""
-        : `; ${port} is the wire port of ${mapped}`;
-      throw new UsageError(
-        `Cannot use ${
-          quote(text)
-        } as a communication port: it takes an integer from ${MIN_PORT} to ${MAX_PORT}${hint}`,
-      );
+    } catch (error) {
+      const { message } = error as RangeError;
+      throw new UsageError(message.replace("NaN", () => quote(text)));
     }
   }
 

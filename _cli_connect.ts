@@ -10,6 +10,7 @@ import {
   LIMITS,
   NAME,
   type Option,
+  UsageError,
 } from "./_cli_args.ts";
 import { type Session, visible } from "./_cli_session.ts";
 import { ClosedError, InvalidMessageError } from "./_errors.ts";
@@ -63,7 +64,8 @@ export async function openClient(
     maxMessageBytes: args.maxMessageBytes,
     signal: session.signal,
     retry: args.has("retry"),
-    tls: args.has("tls") && await readTls(args),
+    tls: await readTls(args),
+    onRetry: (error) => session.note(`trying again: ${error.message}`),
   });
   const peer: Address = client.remoteAddress;
   if (session.interactive) {
@@ -77,9 +79,16 @@ export async function openClient(
   return client;
 }
 
-async function readTls(args: Args): Promise<ClientTLSOptions> {
+async function readTls(args: Args): Promise<ClientTLSOptions | false> {
   const ca = args.text("ca");
   const serverName = args.text("server-name");
+  if (!args.has("tls")) {
+    for (const name of ["ca", "server-name"]) {
+      if (args.text(name) === undefined) continue;
+      throw new UsageError(`Cannot use --${name} without --tls`);
+    }
+    return false;
+  }
   return {
     ...(ca === undefined ? {} : { caCerts: [await Deno.readTextFile(ca)] }),
     ...(serverName === undefined ? {} : { serverName }),

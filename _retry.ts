@@ -99,12 +99,16 @@ export class Pause {
   }
 }
 
-/** Tries until it succeeds, the attempts are used up, or the signal aborts. */
+/**
+ * Tries until it succeeds, the attempts are used up, or the signal aborts; tells of
+ * each failure after which it tries again.
+ */
 export async function tryAgain<T>(
   attempt: () => Promise<T>,
   { attempts, firstDelay, maxDelay, jitter }: Required<RetryOptions>,
   pause: Pause,
   signal: AbortSignal | undefined,
+  failed: (error: unknown) => void,
 ): Promise<T> {
   const cut = () => pause.cut();
   signal?.addEventListener("abort", cut, { once: true });
@@ -114,8 +118,9 @@ export async function tryAgain<T>(
         return await attempt();
       } catch (error) {
         if (tries >= attempts || isHopeless(error)) throw error;
+        signal?.throwIfAborted();
+        failed(error);
       }
-      signal?.throwIfAborted();
       await pause.wait(
         Math.min(delay, maxDelay) * (1 - jitter * Math.random()),
       );

@@ -5,6 +5,10 @@
 import { checkTime, MAX_TIMER, show } from "./_check.ts";
 import { explain } from "./_errors.ts";
 
+/** What PEM begins with ({@link https://www.rfc-editor.org/rfc/rfc7468}), and its name. */
+const CERTIFICATE = ["-----BEGIN CERTIFICATE-----", "certificate"] as const;
+const KEY = ["PRIVATE KEY-----", "private key"] as const;
+
 /** The `tls` of {@linkcode TCPServerOptions}. */
 export interface ServerTLSOptions {
   /** The certificate chain, as PEM. */
@@ -38,13 +42,8 @@ export interface ClientTLSOptions {
 export function checkServerTls(tls: unknown): void {
   if (tls === undefined) return;
   const { cert, key, handshakeTimeout } = asObject(tls, "{ cert, key }");
-  for (const [name, value] of [["cert", cert], ["key", key]]) {
-    if (typeof value !== "string") {
-      throw new TypeError(
-        `Cannot use ${show(value)} as tls.${name}: it takes a string of PEM`,
-      );
-    }
-  }
+  checkPem("tls.cert", cert, CERTIFICATE);
+  checkPem("tls.key", key, KEY);
   if (handshakeTimeout !== undefined) {
     checkTime("tls.handshakeTimeout", handshakeTimeout, 1);
   }
@@ -60,7 +59,7 @@ export function checkClientTls(tls: unknown): void {
   if (caCerts !== undefined) checkCaCerts(caCerts);
   if (
     serverName !== undefined &&
-    (typeof serverName !== "string" || serverName === "")
+    (typeof serverName !== "string" || !/^[\w.:-]+$/.test(serverName))
   ) {
     throw new TypeError(
       `Cannot use ${show(serverName)} as tls.serverName: it takes a host name`,
@@ -78,14 +77,23 @@ function checkCaCerts(certs: unknown): void {
     );
   }
   for (const [i, cert] of certs.entries()) {
-    const isText = typeof cert === "string";
-    if (isText && cert.includes("-----BEGIN CERTIFICATE-----")) continue;
-    // Of a key that was taken for a certificate no more is shown.
-    const shown = show(isText ? cert.split("\n", 1)[0] : cert);
-    throw new TypeError(
-      `Cannot use ${shown} as tls.caCerts[${i}]: it takes a certificate as PEM`,
-    );
+    checkPem(`tls.caCerts[${i}]`, cert, CERTIFICATE);
   }
+}
+
+/** Tells a file's name from its text, and a key from a certificate. */
+function checkPem(
+  name: string,
+  pem: unknown,
+  [mark, kind]: typeof CERTIFICATE | typeof KEY,
+): void {
+  const isText = typeof pem === "string";
+  if (isText && pem.includes(mark)) return;
+  // Of a key that was taken for a certificate no more is shown.
+  const shown = show(isText ? pem.split("\n", 1)[0] : pem);
+  throw new TypeError(
+    `Cannot use ${shown} as ${name}: it takes a ${kind} as PEM`,
+  );
 }
 
 function asObject(tls: unknown, wanted: string): Record<string, unknown> {

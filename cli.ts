@@ -122,7 +122,7 @@ async function runCommand(
   const { length } = args.operands;
   if (length < least || length > most) {
     throw new UsageError(
-      `Cannot run ${name} with ${length} of the operands ${command.operands}`,
+      `Cannot run ${name} with ${length} operands: it takes ${command.operands}`,
     );
   }
   await command.run(args, session);

@@ -146,6 +146,11 @@ export interface TCPClientOptions {
   onDisconnect?: (error?: Error) => void;
   /** With `reconnect`, called when there is a connection again. */
   onReconnect?: () => void;
+  /**
+   * With `retry` or `reconnect`, called with what went wrong when an attempt to
+   * connect has failed and another one follows.
+   */
+  onRetry?: (error: Error) => void;
 }
 
 /**
@@ -185,7 +190,7 @@ export async function createTcpClient(
   const { signal, retry } = settings;
   signal?.throwIfAborted();
   const conn = retry
-    ? await tryAgain(() => dial(settings, signal), retry, new Pause(), signal)
+    ? await keepDialing(settings, retry, new Pause(), signal)
     : await dial(settings, signal);
   if (signal?.aborted) {
     conn.close();
@@ -230,6 +235,7 @@ function checkClientOptions(
   checkSignal(options.signal);
   checkFunction("onDisconnect", options.onDisconnect);
   checkFunction("onReconnect", options.onReconnect);
+  checkFunction("onRetry", options.onRetry);
   return settings;
 }
 
@@ -268,6 +274,30 @@ async function connect(
   if (tls === false) return conn;
   tune(conn);
   return startTls(conn, hostname, tls === true ? {} : tls, signal);
+}
+
+function keepDialing(
+  settings: Settings,
+  retry: Required<RetryOptions>,
+  pause: Pause,
+  signal: AbortSignal | undefined,
+): Promise<Conn> {
+  // What dial() throws is an error, but for the reason of an abort, which ends it.
+  const failed = (error: unknown) => tell(settings.onRetry, error as Error);
+  return tryAgain(() => dial(settings, signal), retry, pause, signal, failed);
+}
+
+/** Calls a callback of the options; what it throws is an uncaught error. */
+function tell<Args extends unknown[]>(
+  callback: ((...args: Args) => void) | undefined,
+  ...args: Args
+): void {
+  try {
+    const result: unknown = callback?.(...args);
+    if (isPromise(result)) result.then(undefined, reportError);
+  } catch (error) {
+    reportError(error);
+  }
 }
 
 let newClient: (conn: Conn, settings: Settings) => TCPClient;
@@ -447,7 +477,7 @@ export class TCPClient
       connection.close();
       this.#inbox.end(() => connection.receiveError());
     }
-    this.#tell(onDisconnect, error);
+    tell(onDisconnect, error);
   }
 
   async #comeBack(
@@ -467,8 +497,8 @@ export class TCPClient
     await this.#pause.wait(reconnect.firstDelay);
     try {
       signal.throwIfAborted();
-      const conn = await tryAgain(
-        () => dial(this.#settings, signal),
+      const conn = await keepDialing(
+        this.#settings,
         reconnect,
         this.#pause,
         signal,
@@ -477,7 +507,7 @@ export class TCPClient
       this.#localAddress = this.#toAddress(conn);
       this.#connection = this.#connect(conn);
       this.#start();
-      this.#tell(this.#settings.onReconnect);
+      tell(this.#settings.onReconnect);
     } catch (error) {
       if (!signal.aborted) this.#finish(error);
     }
@@ -536,16 +566,6 @@ export class TCPClient
     this.#connection.destroy(signal?.reason);
     this.#finish(signal?.reason);
   };
-
-  /** Calls a callback of the options; what it throws is an uncaught error. */
-  #tell(callback?: (error?: Error) => void, error?: Error): void {
-    try {
-      const result: unknown = callback?.(error);
-      if (isPromise(result)) result.then(undefined, reportError);
-    } catch (error) {
-      reportError(error);
-    }
-  }
 
   /**
    * Whether messages can be sent: false once either side has closed the connection

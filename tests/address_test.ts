@@ -1,7 +1,12 @@
 // Why: every socket finds its port through these functions, so that an error of
 // one at either end of the range would be an error of all of them.
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import fc from "fast-check";
 import {
   type Address,
@@ -74,12 +79,24 @@ const BAD_PORTS: [port: unknown, shown: string][] = [
 
 Deno.test("wirePort() refuses what is not a communication port, and names it and the range", () => {
   for (const [port, shown] of BAD_PORTS) {
+    const hint = typeof port === "number" && port >= 4464 && port <= 5464
+      ? `; ${port} is the wire port of ${port + 65_536}`
+      : "";
     const error = assertThrows(() => wirePort(port as number), RangeError);
     assertEquals(
       error.message,
-      `Cannot use ${shown} as a communication port: it takes an integer from 70000 to 71000`,
+      `Cannot use ${shown} as a communication port: it takes an integer from 70000 to 71000${hint}`,
     );
   }
+});
+
+Deno.test("wirePort() tells whose wire port was given, with any portOffset", () => {
+  fc.assert(fc.property(anyPort, anyOffset, (port, offset) => {
+    const wire = wirePort(port, offset);
+    if (wire >= MIN_PORT) return;
+    const { message } = assertThrows(() => wirePort(wire, offset), RangeError);
+    assertStringIncludes(message, `; ${wire} is the wire port of ${port}`);
+  }));
 });
 
 Deno.test("wirePort() refuses every number out of the range", () => {

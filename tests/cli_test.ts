@@ -222,14 +222,28 @@ Deno.test("cli exits with 2 where it is called wrongly, and touches no socket", 
     [["toString"], 'Cannot run "toString": the commands are connect, listen'],
     [["--nope"], "Unknown option '--nope'\n"],
     [["connect", "--nope", LOOPBACK, "70001"], "Unknown option '--nope'\n"],
-    [["connect", LOOPBACK], "Cannot run connect with 1 of the operands"],
+    [
+      ["connect", LOOPBACK],
+      "Cannot run connect with 1 operands: it takes <ip> <port>",
+    ],
     [["connect", "", "70001"], "Operand 1 is empty"],
-    [["listen", "70001", "70002"], "Cannot run listen with 2 of the operands"],
+    [
+      ["listen", "70001", "70002"],
+      "Cannot run listen with 2 operands: it takes <port>",
+    ],
     [
       ["listen", "69999"],
       `Cannot use 69999 as a communication port: it ${port}`,
     ],
     [["listen", "4465"], `${port}; 4465 is the wire port of 70001\n`],
+    [
+      ["connect", "--ca", "ca.pem", LOOPBACK, "70001"],
+      "Cannot use --ca without --tls\n",
+    ],
+    [
+      ["ping", "--server-name", "line-pc", LOOPBACK, "70001"],
+      "Cannot use --server-name without --tls\n",
+    ],
     [["udp", "70000.5"], `Cannot use "70000.5" as a communication port`],
     [["ports", "70001", "port"], `Cannot use "port" as a communication port`],
     [
@@ -506,6 +520,21 @@ Deno.test("cli connect exits with 1 where nobody listens, and names both ports",
   assertEquals(toEvents(stdout), [
     { event: "error", name: "ConnectionRefused", reason },
   ]);
+});
+
+Deno.test("cli connect --retry says why it waits, and connects once a server appears", async () => {
+  using port = freePort();
+  await using tool = cli("connect", "--retry", LOOPBACK, port.port);
+  const why =
+    `trying again: Cannot connect to ${LOOPBACK}:${port.port} (wire port ${port.wire}): Connection refused`;
+  assertEquals(await tool.readError(), why);
+  await using _server = createTcpServer(port.port, (line) => line, {
+    hostname: LOOPBACK,
+  });
+  await tool.write("at last\n");
+  assertEquals(await tool.read(), "at last");
+  const { code, stdout } = await tool.end();
+  assertEquals({ code, stdout }, { code: 0, stdout: "" });
 });
 
 Deno.test("cli connect shows a message as one line, without control characters", async () => {

@@ -255,6 +255,7 @@ badOption(["client"], "connectTimeout", [0, ...NO_TIMES], RangeError);
 badOption(["client"], "connectTimeout", NO_NUMBERS, TypeError);
 badOption(TCP, "onDisconnect", NO_FUNCTIONS, TypeError);
 badOption(["client"], "onReconnect", NO_FUNCTIONS, TypeError);
+badOption(["client"], "onRetry", NO_FUNCTIONS, TypeError);
 badOption(["server"], "onConnect", NO_FUNCTIONS, TypeError);
 badOption(["server"], "onError", NO_FUNCTIONS, TypeError);
 badOption(["server", "udp"], "allow", NO_FUNCTIONS, TypeError);
@@ -303,6 +304,9 @@ for (const name of ["retry", "reconnect"]) {
 
 badOption(["client"], "tls", [5, "5", null, NOTHING], TypeError);
 badOption(["server"], "tls", [5, "5", null, true, NOTHING], TypeError);
+/** What is taken for a certificate and a key until it is used. */
+const CERT = "-----BEGIN CERTIFICATE-----";
+const KEY = "-----BEGIN PRIVATE KEY-----";
 /** Parts of `tls`, one of them bad. */
 function badTls(
   kind: "client" | "server",
@@ -310,7 +314,7 @@ function badTls(
   values: readonly unknown[],
   error: ErrorClass = TypeError,
 ): void {
-  const rest = kind === "server" ? { cert: "x", key: "x" } : {};
+  const rest = kind === "server" ? { cert: CERT, key: KEY } : {};
   bad(
     WHERE[kind],
     values,
@@ -323,15 +327,16 @@ function badTls(
 badTls("client", "caCerts", ["x", 5, null, {}]);
 bad(
   WHERE.client,
-  ["", "ca.pem", "-----BEGIN PRIVATE KEY-----", 5, null, {}, ["x"]],
+  ["", "ca.pem", KEY, 5, null, {}, ["x"]],
   TypeError,
   as("tls.caCerts[0]: it takes a certificate"),
   (subject, value) =>
     create.client("tls")(subject, { caCerts: [value] } as never),
 );
-badTls("client", "serverName", ["", 5, null, {}, []]);
-badTls("server", "cert", [undefined, 5, null, {}, []]);
-badTls("server", "key", [undefined, 5, null, {}, []]);
+const NO_NAMES = ["", "line PC", "https://line-pc", 5, null, {}, []];
+badTls("client", "serverName", NO_NAMES);
+badTls("server", "cert", [undefined, "", "cert.pem", KEY, 5, null, {}, []]);
+badTls("server", "key", [undefined, "", "key.pem", CERT, 5, null, {}, []]);
 badTls("server", "handshakeTimeout", [0, ...NO_TIMES], RangeError);
 badTls("server", "handshakeTimeout", NO_NUMBERS);
 

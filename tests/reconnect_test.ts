@@ -7,6 +7,7 @@ import {
   assertInstanceOf,
   assertNotEquals,
   assertRejects,
+  fail,
 } from "@std/assert";
 import { checkRetry, Pause, tryAgain } from "../_retry.ts";
 import {
@@ -103,6 +104,7 @@ async function pauses(
         { attempts, ...options },
         pause,
         undefined,
+        () => {},
       ),
     Reason,
   );
@@ -199,6 +201,26 @@ for (const retry of [undefined, false, { attempts: 1 }]) {
   });
 }
 
+test("TCPClientOptions.onRetry gets each failure that another attempt follows", async () => {
+  using port = freePort();
+  const failures: Error[] = [];
+  const error = await assertRejects(
+    () =>
+      createTcpClient(LOOPBACK, port.port, {
+        retry: { ...SOON, attempts: 3 },
+        onRetry: (error) => failures.push(error),
+      }),
+    Deno.errors.ConnectionRefused,
+  );
+  assertEquals(failures.map(({ message }) => message), [
+    error.message,
+    error.message,
+  ]);
+  for (const failure of failures) {
+    assertInstanceOf(failure, Deno.errors.ConnectionRefused);
+  }
+});
+
 test("createTcpClient() with retry ends at once when its signal aborts in a pause", async () => {
   using port = freePort();
   using attempts = new Attempts();
@@ -258,6 +280,7 @@ test("RetryOptions are in vain for a permission, a certificate and an argument",
           { attempts: 9, ...SOON },
           pause,
           undefined,
+          () => fail("it is told as if it were tried again"),
         ),
       Hopeless,
     );
@@ -948,33 +971,63 @@ test("TCPClientOptions.onDisconnect and onReconnect may disconnect", async () =>
   }
 });
 
+/** Takes the errors that would end the script. */
+class Uncaught implements Disposable {
+  readonly errors = new Queue<unknown>();
+
+  constructor() {
+    globalThis.addEventListener("error", this.#take);
+  }
+
+  readonly #take = (event: ErrorEvent): void => {
+    event.preventDefault();
+    this.errors.put(event.error);
+  };
+
+  [Symbol.dispose](): void {
+    globalThis.removeEventListener("error", this.#take);
+  }
+}
+
 test("TCPClientOptions.onDisconnect and onReconnect that throw or reject are uncaught errors and stop nothing", async () => {
   using line = new Line();
-  const uncaught = new Queue<unknown>();
-  const listen = (event: ErrorEvent) => {
-    event.preventDefault();
-    uncaught.put(event.error);
-  };
-  globalThis.addEventListener("error", listen);
-  try {
-    const thrown = new Reason("thrown");
-    const rejected = new Reason("rejected");
-    const [robot, peer] = await Robot.connect(line, {
-      onDisconnect: () => {
-        throw thrown;
-      },
-      onReconnect: (() => Promise.reject(rejected)) as () => void,
-    });
-    await using _robot = robot;
-    peer.conn.close();
-    using again = await line.accept();
-    assertEquals(await uncaught.next(), thrown);
-    assertEquals(await uncaught.next(), rejected);
-    await again.write("still here\x03");
-    assertEquals(await robot.client.receive(), "still here");
-  } finally {
-    globalThis.removeEventListener("error", listen);
-  }
+  using uncaught = new Uncaught();
+  const thrown = new Reason("thrown");
+  const rejected = new Reason("rejected");
+  const [robot, peer] = await Robot.connect(line, {
+    onDisconnect: () => {
+      throw thrown;
+    },
+    onReconnect: (() => Promise.reject(rejected)) as () => void,
+  });
+  await using _robot = robot;
+  peer.conn.close();
+  using again = await line.accept();
+  assertEquals(await uncaught.errors.next(), thrown);
+  assertEquals(await uncaught.errors.next(), rejected);
+  await again.write("still here\x03");
+  assertEquals(await robot.client.receive(), "still here");
+});
+
+test("TCPClientOptions.onRetry that throws is an uncaught error and stops nothing", async () => {
+  using line = new Line();
+  using uncaught = new Uncaught();
+  const thrown = new Reason("thrown");
+  const [robot, peer] = await Robot.connect(line, {
+    onRetry: (error) => {
+      assertInstanceOf(error, Deno.errors.ConnectionRefused);
+      throw thrown;
+    },
+  });
+  await using _robot = robot;
+  line.close();
+  peer.conn.close();
+  assertEquals(await uncaught.errors.next(), thrown);
+  assertEquals(await uncaught.errors.next(), thrown);
+  line.open();
+  using again = await line.accept();
+  await again.write("still here\x03");
+  assertEquals(await robot.client.receive(), "still here");
 });
 
 test("TCPClient with reconnect gives up when its attempts are used up, with the last error", async () => {

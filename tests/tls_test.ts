@@ -874,6 +874,11 @@ test("TCPServer with tls reports a failure to accept and goes on accepting", asy
 
 const other = await authority.issue([LOOPBACK]);
 
+/** PEM with nothing in it that anybody could read. */
+function corrupt(pem: string): string {
+  return pem.replace(/\n[^-]+\n/, "\nAAAA\n");
+}
+
 test("createTcpServer() refuses what cannot be tls, and listens nowhere", async () => {
   using port = freePort();
   const cases: [unknown, string][] = [
@@ -883,6 +888,17 @@ test("createTcpServer() refuses what cannot be tls, and listens nowhere", async 
     [{}, "as tls.cert"],
     [{ cert: certificate.cert }, "as tls.key"],
     [{ cert: 1, key: certificate.key }, "as tls.cert"],
+    [{ cert: "", key: certificate.key }, 'use "" as tls.cert'],
+    [{ cert: "cert.pem", key: "key.pem" }, '"cert.pem" as tls.cert'],
+    [{ cert: certificate.cert, key: "key.pem" }, '"key.pem" as tls.key'],
+    [
+      { cert: certificate.key, key: certificate.cert },
+      'use "-----BEGIN PRIVATE KEY-----" as tls.cert: it takes a certificate',
+    ],
+    [
+      { cert: certificate.cert, key: certificate.cert },
+      'use "-----BEGIN CERTIFICATE-----" as tls.key: it takes a private key',
+    ],
     [{ cert: certificate.cert, key: new Uint8Array() }, "as tls.key"],
     [{ ...certificate, handshakeTimeout: "1" }, "as tls.handshakeTimeout"],
     [{ ...certificate, handshakeTimeout: null }, "as tls.handshakeTimeout"],
@@ -906,10 +922,8 @@ test("createTcpServer() refuses what cannot be tls, and listens nowhere", async 
     `Cannot listen on ${LOOPBACK}:${port.port} (wire port ${port.wire}): `;
   for (
     const tls of [
-      { cert: "", key: "" },
-      { cert: "nonsense", key: certificate.key },
-      { cert: certificate.cert, key: "nonsense" },
-      { cert: certificate.key, key: certificate.cert },
+      { cert: corrupt(certificate.cert), key: certificate.key },
+      { cert: certificate.cert, key: corrupt(certificate.key) },
       { cert: certificate.cert, key: other.key },
     ]
   ) {
@@ -936,6 +950,8 @@ test("createTcpClient() refuses what cannot be tls, before it touches a socket",
     [{ caCerts: null }, "as tls.caCerts"],
     [{ serverName: "" }, "as tls.serverName"],
     [{ serverName: 1 }, "as tls.serverName"],
+    [{ serverName: "line PC" }, '"line PC" as tls.serverName'],
+    [{ serverName: "https://pc" }, '"https://pc" as tls.serverName'],
     [{ serverName: null }, "as tls.serverName"],
   ];
   for (const [tls, text] of cases) {
@@ -952,7 +968,7 @@ test("createTcpClient() refuses what cannot be tls, before it touches a socket",
 test("createTcpClient() names both ports where serverName is no name", async () => {
   await using served = new Secured(echo);
   await assertRejects(
-    () => served.client({ tls: { caCerts, serverName: "not a name" } }),
+    () => served.client({ tls: { caCerts, serverName: "-not.a.name-" } }),
     Error,
     `Cannot connect to ${served.name}: `,
   );
