@@ -109,10 +109,11 @@ Deno.test("docs/: all TypeScript is checked", () => {
   }
 });
 
-/** The scripts of a page by their names, and the commands that run Deno. */
+/** The scripts of a page by their names, the commands that run Deno, and deno.json. */
 function scriptsOf(page: string): {
   scripts: Record<string, string>;
   commands: string[];
+  settings: string;
 } {
   const { blocks } = split(read(page));
   const scripts: Record<string, string> = {};
@@ -124,7 +125,17 @@ function scriptsOf(page: string): {
     .filter(({ language }) => language === "sh")
     .flatMap(({ code }) => code.split("\n"))
     .filter((line) => line.includes("deno run "));
-  return { scripts, commands };
+  const [settings] = blocks.filter(({ language }) => language === "json");
+  assert(settings, `${page} has no deno.json`);
+  const comm = new URL("./", ROOT).href;
+  return {
+    scripts,
+    // JSR has what is here, once it is published.
+    commands: commands.map((line) =>
+      line.replace("jsr:@daystar/comm/cli", `${comm}cli.ts`)
+    ),
+    settings: settings.code.replace("./comm/", comm),
+  };
 }
 
 /** A project with the scripts of README.md, on ports of its own, as a new user has it. */
@@ -135,13 +146,9 @@ class NewUser implements AsyncDisposable {
     .map((stated) => ({ stated, port: freePort() }));
 
   constructor() {
-    const { scripts, commands } = scriptsOf("README.md");
+    const { scripts, commands, settings } = scriptsOf("README.md");
     this.#commands = commands.map((command) => this.#withOwnPorts(command));
-    const imports = {
-      "@daystar/comm": new URL("mod.ts", ROOT),
-      "jsr:@daystar/comm/cli": new URL("cli.ts", ROOT),
-    };
-    this.#save("deno.json", JSON.stringify({ imports }));
+    this.#save("deno.json", settings);
     for (const [name, code] of Object.entries(scripts)) {
       this.#save(name, this.#withOwnPorts(code));
     }
@@ -195,7 +202,7 @@ Deno.test("README.md: its UDP socket answers the command-line tool, run with its
   answered.then(() => ended = true, () => ended = true);
   const replies: string[] = [];
   while (!ended) {
-    await using tool = user.run("/cli udp");
+    await using tool = user.run("cli.ts udp");
     await tool.write("Hello\n");
     const { code, stdout } = await tool.end();
     assertEquals(code, 0);
