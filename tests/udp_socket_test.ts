@@ -183,7 +183,7 @@ Deno.test(
         () => createUdpSocket(port as number),
         RangeError,
       );
-      assertEquals(
+      assertStringIncludes(
         error.message,
         `Cannot use ${shown} as a communication port: it takes an integer from 70000 to 71000`,
       );
@@ -365,7 +365,7 @@ Deno.test("UDPSocket.send() refuses a bad port, sends nothing and works on", asy
         undefined,
         `${shown}, ${known ? "known" : "no known"} senders`,
       );
-      assertEquals(
+      assertStringIncludes(
         error.message,
         `Cannot use ${shown} as a communication port: it takes an integer from 70000 to 71000`,
       );
