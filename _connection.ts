@@ -432,3 +432,35 @@ export async function within(
   await Promise.race([promise, timeout]);
   clearTimeout(timer);
 }
+
+/** Ends an attempt when its time is over, or before. */
+export class Limit {
+  readonly #controller = new AbortController();
+  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** @param ms When, and `what` is missing then. */
+  constructor(ms: number, what: string) {
+    // Deno.connect asks once more when it has connected, and loses what it made if
+    // this throws then (`ext/net/01_net.js`): who connects has to ask instead.
+    this.signal.throwIfAborted = () => {};
+    if (ms > MAX_TIMER) return;
+    this.#timer = setTimeout(() => {
+      this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
+    }, ms);
+  }
+
+  /** Aborts when the attempt is to end. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Ends the attempt. */
+  end(reason: unknown): void {
+    this.#controller.abort(reason);
+  }
+
+  /** Lets it be: the attempt has succeeded or failed by itself. */
+  clear(): void {
+    clearTimeout(this.#timer);
+  }
+}

@@ -2,7 +2,7 @@
 
 /** TLS below the messages, and telling who speaks it from who does not. */
 
-import { checkTime, MAX_TIMER, show } from "./_check.ts";
+import { checkTime, show } from "./_check.ts";
 import { explain } from "./_errors.ts";
 
 /** What PEM begins with ({@link https://www.rfc-editor.org/rfc/rfc7468}), and its name. */
@@ -149,38 +149,6 @@ export async function shakeHands(
     throw signal.aborted ? signal.reason : error;
   } finally {
     signal.removeEventListener("abort", abort);
-  }
-}
-
-/** Ends an attempt when its time is over, or before. */
-export class Limit {
-  readonly #controller = new AbortController();
-  readonly #timer: ReturnType<typeof setTimeout> | undefined;
-
-  /** @param ms When, and `what` is missing then. */
-  constructor(ms: number, what: string) {
-    // Deno.connect asks once more when it has connected, and loses what it made if
-    // this throws then (`ext/net/01_net.js`): who connects has to ask instead.
-    this.signal.throwIfAborted = () => {};
-    if (ms > MAX_TIMER) return;
-    this.#timer = setTimeout(() => {
-      this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
-    }, ms);
-  }
-
-  /** Aborts when the attempt is to end. */
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
-
-  /** Ends the attempt. */
-  end(reason: unknown): void {
-    this.#controller.abort(reason);
-  }
-
-  /** Lets it be: the attempt has succeeded or failed by itself. */
-  clear(): void {
-    clearTimeout(this.#timer);
   }
 }
 

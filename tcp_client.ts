@@ -40,6 +40,7 @@ import {
   type Conn,
   Connection,
   DEFAULT_MAX_SEND_BUFFER_BYTES,
+  Limit,
   tune,
 } from "./_connection.ts";
 import { ClosedError, explain, reason } from "./_errors.ts";
@@ -58,12 +59,7 @@ import {
   tryAgain,
 } from "./_retry.ts";
 import { newStats, type Stats } from "./_stats.ts";
-import {
-  checkClientTls,
-  type ClientTLSOptions,
-  Limit,
-  startTls,
-} from "./_tls.ts";
+import { checkClientTls, type ClientTLSOptions, startTls } from "./_tls.ts";
 
 export type { Address, ClientTLSOptions, ReceiveOptions, RetryOptions, Stats };
 

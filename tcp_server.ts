@@ -49,6 +49,7 @@ import {
   type Conn,
   Connection,
   DEFAULT_MAX_SEND_BUFFER_BYTES,
+  Limit,
   LINGER,
   within,
 } from "./_connection.ts";
@@ -62,12 +63,7 @@ import {
 } from "./_framing.ts";
 
 import { newStats, type ServerStats, type Stats } from "./_stats.ts";
-import {
-  checkServerTls,
-  Limit,
-  type ServerTLSOptions,
-  shakeHands,
-} from "./_tls.ts";
+import { checkServerTls, type ServerTLSOptions, shakeHands } from "./_tls.ts";
 
 export { allowCidr };
 export type { Address, ServerStats, ServerTLSOptions, Stats };
