@@ -9,6 +9,7 @@ import {
   assertRejects,
   fail,
 } from "@std/assert";
+import { delay } from "@std/async";
 import { checkRetry, Pause, tryAgain } from "../_retry.ts";
 import {
   ClosedError,
@@ -1066,9 +1067,13 @@ const NET = ["--no-prompt", "--allow-net=127.0.0.1"];
 
 function script(port: number, body: string): Program {
   return new Program(`
+    const gone = Promise.withResolvers();
     const client = await comm.createTcpClient("127.0.0.1", ${port}, {
       reconnect: { firstDelay: 1, maxDelay: 10 },
-      onDisconnect: () => console.log("gone"),
+      onDisconnect: () => {
+        console.log("gone");
+        gone.resolve();
+      },
     });
     console.log("ready");
     ${body}
@@ -1092,8 +1097,9 @@ for (
     ["receive", `console.log(await client.receive());`, null],
     [
       "send",
-      `client.receive().catch(() => {});
-      while (client.connected) await client.receive({ timeout: 1 });
+      `const timer = setInterval(() => {}, 1000);
+      await gone.promise;
+      clearInterval(timer);
       await client.send("hello");
       await client.disconnect();
       console.log("sent");`,
@@ -1110,6 +1116,7 @@ for (
     line.close();
     peer.conn.close();
     assertEquals(await process.read(), "gone");
+    await delay(200); // long enough for a script to end that nothing keeps alive
     line.open();
     using again = await line.accept();
     await again.write("back\x03");
