@@ -1076,7 +1076,10 @@ function script(port: number, body: string): Program {
       },
     });
     console.log("ready");
-    ${body}
+    // Not at the top level, where an await keeps the script alive by itself.
+    (async () => {
+      ${body}
+    })();
   `);
 }
 
