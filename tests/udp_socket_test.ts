@@ -1295,6 +1295,7 @@ for (const [name, before] of Object.entries(SOMEBODY_WAITS)) {
     ));
     await using process = program.start(...FLAGS);
     assertEquals(await process.read(), "waiting");
+    await delay(200); // long enough for one to end that nothing keeps alive
     await raw.send("hello", port.wire);
     assertEquals(await process.ended(), {
       code: 0,
