@@ -23,10 +23,26 @@ import { isTls } from "./_tls.ts";
 /** The default of every `maxSendBufferBytes`. */
 export const DEFAULT_MAX_SEND_BUFFER_BYTES = 16_777_216;
 
-/** How long an end waits for a peer that takes nothing or does not close, in ms … */
+/** How long an end waits for a peer that does not close, in ms … */
 export const LINGER = 1_000;
-/** … and how long for one that takes little by little. */
+/**
+ * … for one that takes nothing of what is pending: Linux tells of room only when a
+ * third of its buffer is free, so a slow one seems to take nothing for a while
+ * ({@link https://github.com/torvalds/linux/blob/v6.12/include/net/sock.h}) …
+ */
+const STUCK = 5_000;
+/** … and for one that takes little by little. */
 const MAX_LINGER = 10_000;
+
+/** How long before the time of a silent peer runs out it is looked at first, in ms. */
+const GRACE = 100;
+
+/** How long sockets may be read that always have more, in ms. */
+const SPELL = 100;
+/** Since when they are. */
+let spell: number | undefined;
+/** What all connections wait for then before they read on. */
+let resting: Promise<void> | undefined;
 
 /** Bytes to hold untaken and yet read on, so that an end behind them is seen. */
 const READ_AHEAD = 4096;
@@ -67,7 +83,7 @@ interface Batch {
 export class Connection {
   /** The other end. */
   readonly remoteAddress: Address;
-  /** How many messages are wholly with the kernel. */
+  /** How many messages are wholly with the kernel, or may be. */
   sent = 0;
   readonly #conn: Conn;
   readonly #decoder: FrameDecoder;
@@ -110,26 +126,33 @@ export class Connection {
   }
 
   /**
-   * Gives the peer up when it has been silent for too long.
+   * Gives the peer up when it has been silent for too long, at the second look.
    *
-   * @param last Whether this is the look after the time ran out. It comes as much
-   * later as that one came late: what arrived while the script held the event loop
-   * up is read only after its timers, and what was lost while the machine stood
-   * still is sent again.
+   * @param last Whether this is the second look. As much as the first one comes late
+   * the second is put off: what arrived while the script held the event loop up is
+   * read after its timers, a part each turn, and what was lost while the machine
+   * stood still is sent again.
    */
   #watch(last = false): void {
     const now = performance.now();
     // Neither read nor to be written to: the silence is this side's.
     if (!this.#reading && this.#unsent === 0) this.#active = now;
-    const left = this.#active + this.#idleTimeout - now;
-    if (left <= 0 && last) {
-      const limit = `${this.#idleTimeout} ms`;
+    const limit = this.#reading
+      ? this.#idleTimeout
+      : Math.max(this.#idleTimeout, STUCK);
+    const left = this.#active + limit - now;
+    if (last && left <= 0) {
       return this.destroy(
-        new Deno.errors.TimedOut(`nothing came for ${limit}`),
+        new Deno.errors.TimedOut(`nothing came for ${limit} ms`),
       );
     }
-    const wait = Math.min(Math.abs(left), this.#idleTimeout, MAX_TIMER);
-    const timer = setTimeout(() => this.#watch(left <= 0), wait);
+    const early = left - Math.min(GRACE, limit / 2);
+    const late = last ? 0 : Math.min(-early, limit);
+    const wait = early > 0 ? early : Math.max(left, late);
+    const timer = setTimeout(
+      () => this.#watch(early <= 0),
+      Math.min(wait, MAX_TIMER),
+    );
     Deno.unrefTimer(timer);
     this.#idleTimer = timer;
   }
@@ -189,8 +212,10 @@ export class Connection {
     this.#reading = true;
     this.#touch();
     try {
+      if (resting) await resting;
       const room = this.#decoder.room();
       const count = await this.#conn.read(room);
+      if (count === room.length) restAfterSpell();
       if (count === null) this.#ended = true;
       else this.#arrived(count, room);
     } catch (error) {
@@ -258,9 +283,11 @@ export class Connection {
     await before;
     batch.open = false;
     let written = 0;
+    let tried = 0;
     try {
       for (const piece of toPieces(batch)) {
         for (let rest = piece; rest.length > 0;) {
+          tried = written + rest.length;
           const count = await this.#conn.write(rest);
           written += count;
           this.#progress += count;
@@ -271,9 +298,10 @@ export class Connection {
         }
       }
     } catch (error) {
-      const whole = countWhole(batch.messages, written);
-      this.sent += whole;
-      this.#stats.messagesOut += whole;
+      // A write with TLS that fails does not tell how much had left before.
+      const possible = "setNoDelay" in this.#conn ? written : tried;
+      this.sent += countWhole(batch.messages, possible);
+      this.#stats.messagesOut += countWhole(batch.messages, written);
       this.#sendFault ??= error;
       this.#last = undefined;
       this.#unsent = 0;
@@ -303,15 +331,22 @@ export class Connection {
 
   async #end(): Promise<void> {
     this.#conn.ref();
-    try {
-      if (await this.#flush()) {
-        await this.#conn.closeWrite();
-        await this.#drain();
-      }
-    } catch {
-      // The peer or a fault was faster: there is nothing left to end in order.
-    }
+    if (await this.#flush()) await within(LINGER, this.#part());
     this.#release();
+    // A read that ends now may have waited for it: nothing is left running.
+    await resting;
+  }
+
+  /** With TLS, ending to send waits for a peer that takes nothing, too. */
+  async #part(): Promise<void> {
+    try {
+      await this.#conn.closeWrite();
+      if (this.#ended) return;
+      sink ??= new Uint8Array(PIECE);
+      while (await this.#conn.read(sink) !== null);
+    } catch {
+      // The peer, a fault or the time was faster: nothing is left to end in order.
+    }
   }
 
   /** Whether all is with the kernel; gives up on a peer that takes nothing. */
@@ -319,22 +354,11 @@ export class Connection {
     const end = performance.now() + MAX_LINGER;
     while (this.#last !== undefined) {
       const seen = this.#progress;
-      await within(LINGER, this.flushed());
+      await within(STUCK, this.flushed());
       const stuck = this.#last !== undefined && this.#progress === seen;
       if (stuck || performance.now() > end) return false;
     }
     return this.#sendFault === undefined;
-  }
-
-  async #drain(): Promise<void> {
-    if (this.#ended) return;
-    sink ??= new Uint8Array(PIECE);
-    const timer = setTimeout(() => this.#release(), LINGER);
-    try {
-      while (await this.#conn.read(sink) !== null);
-    } finally {
-      clearTimeout(timer);
-    }
   }
 
   /** Ends the connection at once. What is on the way may be lost. */
@@ -392,6 +416,27 @@ export class Connection {
       },
     );
   }
+}
+
+/**
+ * A read that fills its buffer leaves a socket ready. As long as one is, Tokio looks
+ * at the others only after every 61 tasks
+ * ({@link https://docs.rs/tokio/1/tokio/runtime/struct.Builder.html#method.event_interval}),
+ * which may take seconds: so all rest for a moment now and then.
+ */
+function restAfterSpell(): void {
+  const now = performance.now();
+  spell ??= now;
+  if (now - spell < SPELL) return;
+  resting ??= new Promise((resolve) => {
+    const wake = () => {
+      resting = spell = undefined;
+      resolve();
+    };
+    // The first comes when all that was read is dealt with, and for the second
+    // there is nothing else to do but to look.
+    setTimeout(() => setTimeout(wake, 1));
+  });
 }
 
 /** Messages leave when they are sent, and a dead peer is found out some day. */

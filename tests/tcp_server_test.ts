@@ -1147,6 +1147,80 @@ test("TCPServerOptions.idleTimeout keeps a client that talks soon after both sid
   assertInstanceOf(error, Deno.errors.TimedOut);
 });
 
+test("TCPServerOptions.idleTimeout keeps hundreds of clients that talked while the event loop was held up", async () => {
+  const count = 300; // Tokio lets 128 sockets through at once
+  const idleTimeout = 300;
+  const heard = new Set<number>();
+  await using served = new Served((_message, [, port]) => {
+    heard.add(port);
+  }, { idleTimeout, maxClients: count });
+  await using _crowd = new Process(Deno.execPath(), [
+    "eval",
+    `const address = { hostname: "${LOOPBACK}", port: ${served.wire} };
+    const conns = await Promise.all(
+      Array.from({ length: ${count} }, () => Deno.connect(address)));
+    const beat = new TextEncoder().encode("beat\\x03");
+    setInterval(() => {
+      for (const conn of conns) conn.write(beat).catch(() => {});
+    }, ${idleTimeout / 10});`,
+  ]);
+  while (heard.size < count) await delay(1);
+  const end = performance.now() + idleTimeout + 20;
+  while (performance.now() < end);
+  heard.clear();
+  while (heard.size < count && served.disconnected.all.length === 0) {
+    await delay(1);
+  }
+  await delay(idleTimeout); // who was not heard is given up by then
+  assertEquals(served.disconnected.all, []);
+});
+
+test("TCPServerOptions.idleTimeout keeps a client that takes nothing of its replies for a while", async () => {
+  const reply = "r".repeat(MIB);
+  await using served = new Served(() => reply, { idleTimeout: 200 });
+  using peer = await served.peer();
+  await peer.write("ask\x03".repeat(24));
+  await delay(1_000); // as Linux shows one that takes little by little
+  await peer.conn.closeWrite();
+  const replies = await peer.messages();
+  assertEquals(replies.length, 24);
+  assert(replies.every((text) => text === reply));
+});
+
+test("TCPServer hears a client while another one sends without end", async () => {
+  let pictures = 0;
+  await using served = new Served((message) => {
+    if (message === "ping") return "pong";
+    pictures++;
+    const end = performance.now() + 1;
+    while (performance.now() < end); // what a callback does with a picture
+  }, { idleTimeout: 1_000 });
+  const address = `{ hostname: "${LOOPBACK}", port: ${served.wire} }`;
+  await using _camera = new Process(Deno.execPath(), [
+    "eval",
+    `const conn = await Deno.connect(${address});
+    const picture = new TextEncoder().encode("x".repeat(60_000) + "\\x03");
+    for (;;) {
+      for (let rest = picture; rest.length > 0;) {
+        rest = rest.subarray(await conn.write(rest));
+      }
+    }`,
+  ]);
+  while (pictures === 0) await delay(1);
+  await using asking = new Process(Deno.execPath(), [
+    "eval",
+    `const conn = await Deno.connect(${address});
+    const bytes = new Uint8Array(5);
+    for (let n = 0; n < 10; n++) {
+      await conn.write(new TextEncoder().encode("ping\\x03"));
+      if (await conn.read(bytes) === null) throw new Error("given up");
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }`,
+  ]);
+  const { code, stderr } = await asking.ended();
+  assertEquals({ code, stderr }, { code: 0, stderr: "" });
+});
+
 for (const maxClients of [1024, 1]) {
   test(`TCPServer keeps a client that connects again from the port of one that broke: maxClients ${maxClients}`, async () => {
     using own = freePort();
@@ -1440,6 +1514,20 @@ test("TCPServer.stop() ends although a callback never settles and a client never
   assertEquals(await open.read(), null);
   const error = await outcome;
   assert(error === undefined || error instanceof ClosedError);
+});
+
+test("TCPServer.stop() sends what is pending to a client that takes nothing of it for a while", async () => {
+  await using served = new Served();
+  using peer = await served.known();
+  const messages = Array.from({ length: 15 }, (_, n) => `${n} `.padEnd(MIB));
+  const sent = messages.map((message) =>
+    served.server.send(message, peer.address)
+  );
+  const stopped = served.server.stop();
+  await delay(2_000); // as Linux shows one that takes little by little
+  assertEquals(await peer.messages(), messages);
+  await Promise.all(sent);
+  await stopped;
 });
 
 test("TCPServer.stop() ends although a client takes nothing of what is pending", async () => {

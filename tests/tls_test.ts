@@ -447,6 +447,62 @@ test("TCPServer.stop() with tls cuts off nothing for a client that still sends",
   assertEquals(await peer.messages(), ["first"]);
 });
 
+/** Replaces a method of every connection with TLS. */
+function replaceTls<Name extends "write" | "closeWrite">(
+  name: Name,
+  conn: Deno.TlsConn,
+  make: (original: Deno.TlsConn[Name]) => Deno.TlsConn[Name],
+): Disposable {
+  let owner: Deno.TlsConn = conn;
+  while (!Object.hasOwn(owner, name)) owner = Object.getPrototypeOf(owner);
+  const original = owner[name];
+  owner[name] = make(original);
+  return { [Symbol.dispose]: () => void (owner[name] = original) };
+}
+
+test("TCPClient.disconnect() with tls ends where ending to send hangs", async () => {
+  await using served = new Secured(echo);
+  using peer = await served.tlsPeer();
+  const client = await served.client();
+  assertEquals(await ask(client, "Hello"), "Hello");
+  using _replaced = replaceTls(
+    "closeWrite",
+    peer.conn,
+    () => () => new Promise(() => {}),
+  );
+  await client.disconnect();
+});
+
+test("TCPClient with reconnect and tls never sends again what may have left", async () => {
+  const received = new Queue<string>();
+  await using served = new Secured((message) => received.put(message));
+  using peer = await served.tlsPeer();
+  const again = Promise.withResolvers<void>();
+  await using client = await served.client({
+    reconnect: { firstDelay: 1, jitter: 0 },
+    onReconnect: again.resolve,
+  });
+  {
+    // What Deno does where the connection breaks in the flush of a write.
+    using _replaced = replaceTls(
+      "write",
+      peer.conn,
+      (write) =>
+        async function (this: Deno.TlsConn, bytes) {
+          await write.call(this, bytes);
+          this.close();
+          throw new Deno.errors.BrokenPipe("broken in the flush");
+        },
+    );
+    await Promise.all([client.send("one"), client.send("two")]);
+  }
+  await again.promise;
+  await client.send("three");
+  assertEquals(await received.next(), "one");
+  assertEquals(await received.next(), "two");
+  assertEquals(await received.next(), "three");
+});
+
 test("TCPServer.stop() with tls lets another server listen while clients drain", async () => {
   await using served = new Secured(echo, { maxSendBufferBytes: 32 * MIB });
   using slow = await served.tlsPeer();
