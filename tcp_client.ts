@@ -677,9 +677,9 @@ export class TCPClient
 
   /**
    * Ends the connection: sends what is pending, tells the server, and waits until
-   * it has closed its side too, a second at the most (longer only while a slow
-   * server still takes what is pending, 10 seconds at the most). Pending `receive`
-   * calls reject with {@linkcode ClosedError}, loops over the client end. May be
+   * it has closed its side too, a second at the most. A server that takes nothing of
+   * what is pending gets 5 seconds, and one that takes little by little 10. Pending
+   * `receive` calls reject with {@linkcode ClosedError}, loops over the client end. May be
    * called twice.
    *
    * @returns Resolves when the connection is closed; never rejects.

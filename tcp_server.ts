@@ -68,7 +68,7 @@ import { checkServerTls, type ServerTLSOptions, shakeHands } from "./_tls.ts";
 export { allowCidr };
 export type { Address, ServerStats, ServerTLSOptions, Stats };
 
-/** Unsent bytes of replies from which on a client is read no further. */
+/** Unsent bytes from which on a client is read no further. */
 const HIGH_WATER = 65_536;
 /** How long {@linkcode TCPServer.sendToAll} waits for slow clients, in ms. */
 const PATIENCE = 100;
@@ -746,9 +746,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
 
   /**
    * Stops the server: releases the port, waits for callbacks that are at work, sends
-   * what is pending and closes every client, all within a second (longer only while
-   * a client still takes what is pending, 10 seconds at the most). Another server
-   * can listen on the port one turn of the event loop after the call. May be called
+   * what is pending and closes every client, all within a second. A client that
+   * takes nothing of what is pending gets 5 seconds, and one that takes little by
+   * little 10. Another server can listen on the port one turn of the event loop after the call. May be called
    * twice.
    *
    * @returns Resolves when everything is closed; never rejects. A callback that
