@@ -258,11 +258,14 @@ export class Session implements Disposable {
   }
 
   /** Settles when all is written; soon, when interrupted. */
-  async flushed(): Promise<void> {
-    await this.finished(Promise.all([
-      this.#stdout.flushed(),
-      this.#stderr.flushed(),
-    ]));
+  flushed(): Promise<void> {
+    return this.finished(this.#flush());
+  }
+
+  async #flush(): Promise<void> {
+    await this.#stdout.flushed();
+    // Only now, as it is told there what went wrong with the other.
+    await this.#stderr.flushed();
   }
 
   /** Settles as `work` does; soon, when interrupted, as it may wait for a reader. */
