@@ -679,8 +679,8 @@ export class TCPClient
    * Ends the connection: sends what is pending, tells the server, and waits until
    * it has closed its side too, a second at the most. A server that takes nothing of
    * what is pending gets 5 seconds, and one that takes little by little 10. Pending
-   * `receive` calls reject with {@linkcode ClosedError}, loops over the client end. May be
-   * called twice.
+   * `receive` calls reject with {@linkcode ClosedError}, loops over the client end.
+   * May be called twice.
    *
    * @returns Resolves when the connection is closed; never rejects.
    *

@@ -748,8 +748,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
    * Stops the server: releases the port, waits for callbacks that are at work, sends
    * what is pending and closes every client, all within a second. A client that
    * takes nothing of what is pending gets 5 seconds, and one that takes little by
-   * little 10. Another server can listen on the port one turn of the event loop after the call. May be called
-   * twice.
+   * little 10. Another server can listen on the port one turn of the event loop
+   * after the call. May be called twice.
    *
    * @returns Resolves when everything is closed; never rejects. A callback that
    * waits for it holds up the stop for a second: don't `await` it there.
