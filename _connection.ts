@@ -17,6 +17,7 @@ import {
   FrameDecoder,
   PIECE,
 } from "./_framing.ts";
+import { restAfterSpell, resting } from "./_rest.ts";
 import type { Stats } from "./_stats.ts";
 import { isTls } from "./_tls.ts";
 
@@ -36,13 +37,6 @@ const MAX_LINGER = 10_000;
 
 /** How long before the time of a silent peer runs out it is looked at first, in ms. */
 const GRACE = 100;
-
-/** How long sockets may be read that always have more, in ms. */
-const SPELL = 100;
-/** Since when they are. */
-let spell: number | undefined;
-/** What all connections wait for then before they read on. */
-let resting: Promise<void> | undefined;
 
 /** Bytes to hold untaken and yet read on, so that an end behind them is seen. */
 const READ_AHEAD = 4096;
@@ -215,6 +209,7 @@ export class Connection {
       if (resting) await resting;
       const room = this.#decoder.room();
       const count = await this.#conn.read(room);
+      // To Tokio the socket is ready until a read finds less than there is room for.
       if (count === room.length) restAfterSpell();
       if (count === null) this.#ended = true;
       else this.#arrived(count, room);
@@ -416,27 +411,6 @@ export class Connection {
       },
     );
   }
-}
-
-/**
- * A read that fills its buffer leaves a socket ready. As long as one is, Tokio looks
- * at the others only after every 61 tasks
- * ({@link https://docs.rs/tokio/1/tokio/runtime/struct.Builder.html#method.event_interval}),
- * which may take seconds: so all rest for a moment now and then.
- */
-function restAfterSpell(): void {
-  const now = performance.now();
-  spell ??= now;
-  if (now - spell < SPELL) return;
-  resting ??= new Promise((resolve) => {
-    const wake = () => {
-      resting = spell = undefined;
-      resolve();
-    };
-    // The first comes when all that was read is dealt with, and for the second
-    // there is nothing else to do but to look.
-    setTimeout(() => setTimeout(wake, 1));
-  });
 }
 
 /** Messages leave when they are sent, and a dead peer is found out some day. */

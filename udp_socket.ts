@@ -39,6 +39,7 @@ import { checkBoolean, checkFunction, checkOptions } from "./_check.ts";
 import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
 import { Hold, Inbox, type ReceiveOptions } from "./_receive.ts";
+import { endRest, restAfterSpell, resting } from "./_rest.ts";
 
 import { newStats, type Stats, type UDPStats } from "./_stats.ts";
 
@@ -51,6 +52,8 @@ const MAX_DATAGRAM_BYTES = 65_507;
 const MAX_RECEIVED_BYTES = 65_535;
 /** How many senders outside the communication ports can be answered. */
 const MAX_FOREIGN_SENDERS = 10_000;
+/** A datagram that comes faster was there already, in ms. */
+const READY = 0.02;
 
 /** Options of {@linkcode createUdpSocket}. */
 export interface UDPSocketOptions {
@@ -251,7 +254,10 @@ export class UDPSocket
     this.#receiving = true;
     while (this.#awaited && !this.#closed) {
       try {
+        if (resting) await resting;
+        const asked = performance.now();
         const [bytes, sender] = await this.#conn.receive(this.#buffer);
+        if (performance.now() - asked < READY) restAfterSpell();
         const received = this.#decode(bytes, sender as Deno.NetAddr);
         if (received === undefined) continue;
         this.#arrived = [received];
@@ -463,6 +469,7 @@ export class UDPSocket
     this.#closed = true;
     this.#hold.end();
     this.#conn.close();
+    endRest(); // or its timer would outlive the socket
     this.#arrived = undefined;
     this.#inbox.clear();
     this.#inbox.end(() => this.#closedError("receive on"));

@@ -15,6 +15,7 @@ import fc from "fast-check";
 import {
   type Address,
   ClosedError,
+  createTcpServer,
   createUdpSocket,
   InvalidMessageError,
   MAX_PORT,
@@ -1275,6 +1276,43 @@ for (const [i, [name, body]] of Object.entries(NOBODY_WAITS).entries()) {
     });
   });
 }
+
+Deno.test("UDPSocket that is flooded lets the script's other sockets be heard", async () => {
+  using pair = new Pair();
+  using tcp = freePort();
+  await using _server = createTcpServer(tcp.port, () => "pong", {
+    hostname: LOOPBACK,
+  });
+  await using _sensor = new Process(Deno.execPath(), [
+    ...["eval", "--unstable-net"],
+    `const here = { transport: "udp", hostname: "${LOOPBACK}" };
+    const socket = Deno.listenDatagram({ ...here, port: 0 });
+    const bytes = new TextEncoder().encode("x".repeat(1000));
+    for (;;) await socket.send(bytes, { ...here, port: ${pair.port.wire} });`,
+  ]);
+  let flooded = 0;
+  const taking = (async () => {
+    for await (const _ of pair.socket) {
+      flooded++;
+      const end = performance.now() + 1;
+      while (performance.now() < end); // what a script does with a reading
+    }
+  })();
+  while (flooded < 10) await delay(1);
+  await using asking = new Process(Deno.execPath(), [
+    "eval",
+    `const conn = await Deno.connect({
+      hostname: "${LOOPBACK}", port: ${tcp.wire} });
+    for (let n = 0; n < 10; n++) {
+      await conn.write(new TextEncoder().encode("ping\\x03"));
+      await conn.read(new Uint8Array(5));
+    }`,
+  ]);
+  const { code, stderr } = await asking.ended();
+  assertEquals({ code, stderr }, { code: 0, stderr: "" });
+  pair.socket.close();
+  await taking;
+});
 
 /** What waits, once on its own and once after a wait that ended. */
 const SOMEBODY_WAITS: Record<string, string> = {
