@@ -159,12 +159,13 @@ export class Args {
   /** A communication port. */
   port(text: string): number {
     const port = toInteger(text);
+    // What is no integer is shown as it was typed.
+    const given: unknown = Number.isNaN(port) ? text : port;
     try {
-      wirePort(port, this.mapping.portOffset);
+      wirePort(given as number, this.mapping.portOffset);
       return port;
     } catch (error) {
-      const { message } = error as RangeError;
-      throw new UsageError(message.replace("NaN", () => quote(text)));
+      throw new UsageError(reason(error));
     }
   }
 

@@ -141,11 +141,11 @@ export class Connection {
       );
     }
     const early = left - Math.min(GRACE, limit / 2);
-    const late = last ? 0 : Math.min(-early, limit);
-    const wait = early > 0 ? early : Math.max(left, late);
+    const wait = early > 0 ? early : Math.max(left, last ? 0 : -early);
     const timer = setTimeout(
       () => this.#watch(early <= 0),
-      Math.min(wait, MAX_TIMER),
+      // No longer than the shorter limit, as it may hold again by then.
+      Math.min(wait, this.#idleTimeout, MAX_TIMER),
     );
     Deno.unrefTimer(timer);
     this.#idleTimer = timer;

@@ -133,7 +133,8 @@ export interface TCPServerOptions {
   maxSendBufferBytes?: number;
   /**
    * How long a client may send nothing before it is disconnected, in milliseconds;
-   * 0 is for ever.
+   * 0 is for ever. One that is read no further, as it does not take what waits for
+   * it, gets 5 seconds at the least.
    *
    * @default {0}
    */
