@@ -1,6 +1,6 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-import { checkInteger, show } from "./_check.ts";
+import { checkInteger, show } from "./_options.ts";
 
 /**
  * What Python calls an addr tuple: an IP address and a communication port, such

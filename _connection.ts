@@ -6,7 +6,6 @@
  */
 
 import { type Address, formatWithWire } from "./_address.ts";
-import { MAX_TIMER } from "./_check.ts";
 import { ClosedError, CommunicationError, reason } from "./_errors.ts";
 import {
   checkMessage,
@@ -17,8 +16,8 @@ import {
   FrameDecoder,
   PIECE,
 } from "./_framing.ts";
-import { restAfterSpell, resting } from "./_rest.ts";
 import type { Stats } from "./_stats.ts";
+import { MAX_TIMER, within, yieldAfterBurst, yielding } from "./_time.ts";
 import { isTls } from "./_tls.ts";
 
 /** The default of every `maxSendBufferBytes`. */
@@ -206,11 +205,11 @@ export class Connection {
     this.#reading = true;
     this.#touch();
     try {
-      if (resting) await resting;
+      if (yielding) await yielding;
       const room = this.#decoder.room();
       const count = await this.#conn.read(room);
       // To Tokio the socket is ready until a read finds less than there is room for.
-      if (count === room.length) restAfterSpell();
+      if (count === room.length) yieldAfterBurst();
       if (count === null) this.#ended = true;
       else this.#arrived(count, room);
     } catch (error) {
@@ -329,7 +328,7 @@ export class Connection {
     if (await this.#flush()) await within(LINGER, this.#part());
     this.#release();
     // A read that ends now may have waited for it: nothing is left running.
-    await resting;
+    await yielding;
   }
 
   /** With TLS, ending to send waits for a peer that takes nothing, too. */
@@ -437,49 +436,4 @@ function toPieces(batch: Batch): Iterable<Uint8Array<ArrayBuffer>> {
 
 function areTexts(messages: string[] | Uint8Array[]): messages is string[] {
   return typeof messages[0] === "string";
-}
-
-/** Waits for a promise that does not reject, for so many milliseconds at the most. */
-export async function within(
-  ms: number,
-  promise: Promise<void>,
-): Promise<void> {
-  let timer;
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([promise, timeout]);
-  clearTimeout(timer);
-}
-
-/** Ends an attempt when its time is over, or before. */
-export class Limit {
-  readonly #controller = new AbortController();
-  readonly #timer: ReturnType<typeof setTimeout> | undefined;
-
-  /** @param ms When, and `what` is missing then. */
-  constructor(ms: number, what: string) {
-    // Deno.connect asks once more when it has connected, and loses what it made if
-    // this throws then (`ext/net/01_net.js`): who connects has to ask instead.
-    this.signal.throwIfAborted = () => {};
-    if (ms > MAX_TIMER) return;
-    this.#timer = setTimeout(() => {
-      this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
-    }, ms);
-  }
-
-  /** Aborts when the attempt is to end. */
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
-
-  /** Ends the attempt. */
-  end(reason: unknown): void {
-    this.#controller.abort(reason);
-  }
-
-  /** Lets it be: the attempt has succeeded or failed by itself. */
-  clear(): void {
-    clearTimeout(this.#timer);
-  }
 }

@@ -8,7 +8,7 @@
  * searched as text, which is twenty times as fast as in a Uint8Array.
  */
 
-import { checkInteger, checkOptions, show } from "./_check.ts";
+import { checkInteger, checkOptions, show } from "./_options.ts";
 import {
   ClosedError,
   InvalidMessageError,

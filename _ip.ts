@@ -1,9 +1,16 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-/** IP addresses as numbers, in which broadcasts and ranges are compared. */
+/**
+ * IP addresses as numbers: which of them are in a range, who may therefore connect or
+ * send, and which are broadcast addresses.
+ */
+
+import { type Address, formatAddress } from "./_address.ts";
+import { isPromise, show } from "./_options.ts";
+import { CommunicationError, reason } from "./_errors.ts";
 
 /** IPv4 addresses are those from ::ffff:0:0 on ({@link https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2}). */
-export const IPV4: bigint = 0xffff_0000_0000n;
+const IPV4: bigint = 0xffff_0000_0000n;
 const MAX_REMEMBERED = 1_000;
 
 /** By how they were written, since parsing takes longer than sending a datagram. */
@@ -39,4 +46,159 @@ function fromGroups(text: string): bigint {
   const zeros = Array<string>(8 - head.length - tail.length).fill("0");
   return [...head, ...zeros, ...tail]
     .reduce((bits, group) => bits * 65536n + BigInt(`0x${group}`), 0n);
+}
+
+/** Says whether a peer may connect to a server, or send to a socket. */
+export type Allow = (peer: Address) => boolean;
+
+/** Why a peer is refused, or undefined: only a plain `true` lets it in. */
+export function refusal(
+  allow: Allow | undefined,
+  peer: Address,
+): Error | undefined {
+  if (!allow) return undefined;
+  const cannot = `Cannot serve ${formatAddress(peer)}`;
+  try {
+    const answer: unknown = allow(peer);
+    if (answer === true) return undefined;
+    if (answer === false) {
+      return new CommunicationError(`${cannot}: it is not allowed`);
+    }
+    if (isPromise(answer)) answer.then(undefined, () => {});
+    return new TypeError(
+      `${cannot}: allow() returned ${
+        show(answer)
+      }, which is neither true nor false`,
+    );
+  } catch (error) {
+    return new CommunicationError(
+      `${cannot}: allow() failed: ${reason(error)}`,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+/**
+ * Allows peers by ranges of IP addresses, for the `allow` of a server or a socket.
+ *
+ * @param ranges Ranges such as `"192.168.1.0/24"` or `"fd00::/64"`, or single
+ * addresses. An IPv4 range fits IPv4-mapped IPv6 addresses too.
+ * @returns A function that says whether the IP address of a peer is in a range.
+ * @throws {TypeError} If there is no range, or one that is not an IP address and a
+ * prefix.
+ *
+ * @example Serving a cell network only
+ * ```ts
+ * import { allowCidr, createTcpServer } from "@daystar/comm";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const allow = allowCidr("192.168.1.0/24", "fd00::/64", "127.0.0.1");
+ * assertEquals(allow(["192.168.1.7", 51234]), true);
+ * assertEquals(allow(["192.168.2.7", 51234]), false);
+ *
+ * await using _server = createTcpServer(70971, undefined, { hostname: "127.0.0.1", allow });
+ * ```
+ */
+export function allowCidr(...ranges: string[]): (peer: Address) => boolean {
+  if (ranges.length === 0) {
+    throw new TypeError(
+      "Cannot allow nobody: allowCidr() takes at least one range",
+    );
+  }
+  const parsed = ranges.map(parseRange);
+  return ([ip]) => {
+    const bits = parseIp(ip);
+    return bits !== undefined &&
+      parsed.some(({ base, shift }) => bits >> shift === base);
+  };
+}
+
+/** The bits that all addresses of a range share, and how many others there are. */
+interface Range {
+  base: bigint;
+  shift: bigint;
+}
+
+function parseRange(range: string): Range {
+  const match = typeof range === "string"
+    ? range.match(/^([\d.]+|[\da-f:.]+)(?:\/(\d{1,3}))?$/i)
+    : null;
+  const [, host = "", prefix] = match ?? [];
+  const isIpv4 = /^\d+\.\d+\.\d+\.\d+$/.test(host);
+  const size = isIpv4 ? 32 : 128;
+  const length = prefix === undefined ? size : Number(prefix);
+  const bits = isIpv4 || host.includes(":") ? parseIp(host) : undefined;
+  if (bits === undefined || length > size) {
+    throw new TypeError(
+      `Cannot use ${
+        show(range)
+      } as a range: it takes an IP address, and a prefix of up to ${size} bits`,
+    );
+  }
+  const shift = BigInt(size - length);
+  return { base: bits >> shift, shift };
+}
+
+// Deno turns SO_BROADCAST on for every UDP socket (`ext/net/ops.rs`), so the check that
+// the kernel would make (https://man7.org/linux/man-pages/man7/ip.7.html) is made here.
+
+/** How long the list of the machine's networks is good for, in ms. */
+const FRESH = 5_000;
+
+const LIMITED = IPV4 + 0xffff_ffffn;
+const LOOPBACK = IPV4 + 0x7fff_ffffn;
+
+/** By host, as far as they were asked for since the list was made. */
+const known = new Map<string, boolean>();
+const MAX_KNOWN = 1_000;
+/** Every how many questions to look at the clock. */
+const ASKS = 100;
+let asks = 0;
+let networks = new Set<bigint>();
+let expires = -Infinity;
+
+/** Whether datagrams to this host go to every machine of a network. */
+export function isBroadcast(hostname: string): boolean {
+  // The clock is not asked for each datagram: it takes a while.
+  if (--asks <= 0 || known.size >= MAX_KNOWN) {
+    asks = ASKS;
+    if (performance.now() >= expires || known.size >= MAX_KNOWN) refresh();
+  }
+  let answer = known.get(hostname);
+  if (answer === undefined) known.set(hostname, answer = check(hostname));
+  return answer;
+}
+
+function check(hostname: string): boolean {
+  const ip = parseIp(hostname);
+  return ip !== undefined &&
+    (ip === LIMITED || ip === LOOPBACK || networks.has(ip));
+}
+
+function refresh(): void {
+  expires = performance.now() + FRESH;
+  known.clear();
+  networks = directed();
+}
+
+/** The broadcast addresses of the networks that this machine is in, as far as it may know them. */
+function directed(): Set<bigint> {
+  const found = new Set<bigint>();
+  // Asked for, so that nobody is prompted.
+  const { state } = Deno.permissions.querySync({
+    name: "sys",
+    kind: "networkInterfaces",
+  });
+  if (state !== "granted") return found;
+  for (const { family, address, netmask } of Deno.networkInterfaces()) {
+    const ip = parseIp(address);
+    const mask = parseIp(netmask);
+    if (family !== "IPv4" || ip === undefined || mask === undefined) continue;
+    const hosts = LIMITED - mask;
+    // A network of one or two addresses has none (RFC 3021).
+    if (hosts > 1n) found.add(ip | hosts);
+  }
+  return found;
 }

@@ -2,7 +2,7 @@
 
 /** TLS below the messages, and telling who speaks it from who does not. */
 
-import { checkTime, show } from "./_check.ts";
+import { checkTime, show } from "./_options.ts";
 import { explain } from "./_errors.ts";
 
 /** What PEM begins with ({@link https://www.rfc-editor.org/rfc/rfc7468}), and its name. */

@@ -52,13 +52,13 @@ import {
   helpOf,
   NAME,
   UsageError,
-} from "./_cli_args.ts";
-import { connect } from "./_cli_connect.ts";
-import { listen } from "./_cli_listen.ts";
-import { ping } from "./_cli_ping.ts";
-import { ports } from "./_cli_ports.ts";
-import { Interrupted, Session } from "./_cli_session.ts";
-import { udp } from "./_cli_udp.ts";
+} from "./cli/_args.ts";
+import { connect } from "./cli/_connect.ts";
+import { listen } from "./cli/_listen.ts";
+import { ping } from "./cli/_ping.ts";
+import { ports } from "./cli/_ports.ts";
+import { Interrupted, Session } from "./cli/_session.ts";
+import { udp } from "./cli/_udp.ts";
 
 /** That of deno.json. */
 const VERSION = "0.1.0";

@@ -33,7 +33,7 @@ export {
   FrameEncoderStream,
   type FrameStreamOptions,
 } from "./_framing.ts";
-export type { ReceiveOptions } from "./_receive.ts";
+export type { ReceiveOptions } from "./_inbox.ts";
 export * from "./tcp_client.ts";
 export * from "./tcp_server.ts";
 export * from "./udp_socket.ts";

@@ -35,12 +35,11 @@ import {
   checkSignal,
   checkTime,
   isPromise,
-} from "./_check.ts";
+} from "./_options.ts";
 import {
   type Conn,
   Connection,
   DEFAULT_MAX_SEND_BUFFER_BYTES,
-  Limit,
   tune,
 } from "./_connection.ts";
 import { ClosedError, explain, reason } from "./_errors.ts";
@@ -49,17 +48,16 @@ import {
   checkMessage,
   DEFAULT_MAX_MESSAGE_BYTES,
 } from "./_framing.ts";
-import { Hold, Inbox, type ReceiveOptions } from "./_receive.ts";
-
+import { Inbox, type ReceiveOptions } from "./_inbox.ts";
 import {
   checkRetry,
   Outbox,
-  Pause,
   type RetryOptions,
   tryAgain,
-} from "./_retry.ts";
+} from "./_reconnect.ts";
 import { newStats, type Stats } from "./_stats.ts";
 import { checkClientTls, type ClientTLSOptions, startTls } from "./_tls.ts";
+import { Deadline, Hold, Pause } from "./_time.ts";
 
 export type { Address, ClientTLSOptions, ReceiveOptions, RetryOptions, Stats };
 
@@ -240,18 +238,18 @@ async function dial(
   { address, wire, portOffset, tls, connectTimeout }: Settings,
   signal: AbortSignal | undefined,
 ): Promise<Conn> {
-  const limit = new Limit(connectTimeout, "no answer");
-  const abort = () => limit.end(signal?.reason);
+  const deadline = new Deadline(connectTimeout, "no answer");
+  const abort = () => deadline.end(signal?.reason);
   signal?.addEventListener("abort", abort, { once: true });
   try {
-    return await connect(address[0], wire, tls, limit.signal);
+    return await connect(address[0], wire, tls, deadline.signal);
   } catch (error) {
     if (signal?.aborted) throw signal.reason;
     const where = formatWithWire(address, portOffset);
-    const why = limit.signal.aborted ? limit.signal.reason : error;
+    const why = deadline.signal.aborted ? deadline.signal.reason : error;
     throw explain(`Cannot connect to ${where}`, why);
   } finally {
-    limit.clear();
+    deadline.clear();
     signal?.removeEventListener("abort", abort);
   }
 }

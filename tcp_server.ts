@@ -36,6 +36,7 @@ import {
   toAddress,
   wirePort,
 } from "./_address.ts";
+import { allowCidr, refusal } from "./_ip.ts";
 import {
   checkFunction,
   checkInteger,
@@ -43,15 +44,12 @@ import {
   checkTime,
   isPromise,
   show,
-} from "./_check.ts";
-import { allowCidr, refusal } from "./_allow.ts";
+} from "./_options.ts";
 import {
   type Conn,
   Connection,
   DEFAULT_MAX_SEND_BUFFER_BYTES,
-  Limit,
   LINGER,
-  within,
 } from "./_connection.ts";
 import { ClosedError, CommunicationError, explain } from "./_errors.ts";
 import {
@@ -64,6 +62,7 @@ import {
 
 import { newStats, type ServerStats, type Stats } from "./_stats.ts";
 import { checkServerTls, type ServerTLSOptions, shakeHands } from "./_tls.ts";
+import { Deadline, within } from "./_time.ts";
 
 export { allowCidr };
 export type { Address, ServerStats, ServerTLSOptions, Stats };
@@ -333,7 +332,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   readonly #callback: MessageCallback | undefined;
   readonly #settings: Settings;
   readonly #clients = new Map<string, Client>();
-  readonly #handshakes = new Map<Limit, Promise<void>>();
+  readonly #handshakes = new Map<Deadline, Promise<void>>();
   readonly #stats: ServerStats = {
     ...newStats(),
     connectionsAccepted: 0,
@@ -429,17 +428,17 @@ export class TCPServer implements AsyncDisposable, Disposable {
   #startHandshake(conn: Deno.TlsConn, address: Address): void {
     const { handshakeTimeout = DEFAULT_HANDSHAKE_TIMEOUT } =
       this.#settings.tls ?? {};
-    const limit = new Limit(handshakeTimeout, "no TLS handshake");
-    this.#handshakes.set(limit, this.#shakeHands(conn, address, limit));
+    const deadline = new Deadline(handshakeTimeout, "no TLS handshake");
+    this.#handshakes.set(deadline, this.#shakeHands(conn, address, deadline));
   }
 
   async #shakeHands(
     conn: Deno.TlsConn,
     address: Address,
-    limit: Limit,
+    deadline: Deadline,
   ): Promise<void> {
     try {
-      await shakeHands(conn, limit.signal);
+      await shakeHands(conn, deadline.signal);
       if (this.#stopped) conn.close();
       else this.#admit(conn, address);
     } catch (error) {
@@ -447,8 +446,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
       const cannot = `Cannot serve ${this.#format(address)} with TLS`;
       this.#refuse(explain(cannot, error), address);
     } finally {
-      limit.clear();
-      this.#handshakes.delete(limit);
+      deadline.clear();
+      this.#handshakes.delete(deadline);
     }
   }
 
@@ -772,7 +771,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#listener.ref();
     this.#listener.close();
     this.#resume?.();
-    for (const limit of this.#handshakes.keys()) limit.end(undefined);
+    for (const deadline of this.#handshakes.keys()) deadline.end(undefined);
     // A callback that called this, without waiting, still has its reply to give.
     await null;
     await Promise.all(

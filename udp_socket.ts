@@ -33,15 +33,13 @@ import {
   toAddress,
   wirePort,
 } from "./_address.ts";
-import { type Allow, allowCidr, refusal } from "./_allow.ts";
-import { isBroadcast } from "./_broadcast.ts";
-import { checkBoolean, checkFunction, checkOptions } from "./_check.ts";
 import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
-import { Hold, Inbox, type ReceiveOptions } from "./_receive.ts";
-import { endRest, restAfterSpell, resting } from "./_rest.ts";
-
+import { Inbox, type ReceiveOptions } from "./_inbox.ts";
+import { type Allow, allowCidr, isBroadcast, refusal } from "./_ip.ts";
+import { checkBoolean, checkFunction, checkOptions } from "./_options.ts";
 import { newStats, type Stats, type UDPStats } from "./_stats.ts";
+import { endYield, Hold, yieldAfterBurst, yielding } from "./_time.ts";
 
 export { allowCidr };
 export type { Address, ReceiveOptions, Stats, UDPStats };
@@ -254,10 +252,10 @@ export class UDPSocket
     this.#receiving = true;
     while (this.#awaited && !this.#closed) {
       try {
-        if (resting) await resting;
+        if (yielding) await yielding;
         const asked = performance.now();
         const [bytes, sender] = await this.#conn.receive(this.#buffer);
-        if (performance.now() - asked < READY) restAfterSpell();
+        if (performance.now() - asked < READY) yieldAfterBurst();
         const received = this.#decode(bytes, sender as Deno.NetAddr);
         if (received === undefined) continue;
         this.#arrived = [received];
@@ -469,7 +467,7 @@ export class UDPSocket
     this.#closed = true;
     this.#hold.end();
     this.#conn.close();
-    endRest(); // or its timer would outlive the socket
+    endYield(); // or its timer would outlive the socket
     this.#arrived = undefined;
     this.#inbox.clear();
     this.#inbox.end(() => this.#closedError("receive on"));

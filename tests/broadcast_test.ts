@@ -2,7 +2,7 @@
 // way to write a broadcast address, and let nothing out before it does.
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { isBroadcast } from "../_broadcast.ts";
+import { isBroadcast } from "../_ip.ts";
 import { createUdpSocket, type UDPSocket } from "../mod.ts";
 import { Namespace, namespaceObstacle, Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";

@@ -10,8 +10,8 @@ import {
 } from "@std/assert";
 import { deadline } from "@std/async";
 import fc from "fast-check";
-import { LineSplitter } from "../_cli_lines.ts";
-import { Output } from "../_cli_session.ts";
+import { LineSplitter } from "../cli/_lines.ts";
+import { Output } from "../cli/_session.ts";
 import {
   type Address,
   createTcpClient,

@@ -7,11 +7,11 @@ import type * as Client from "../tcp_client.ts";
 import type * as Server from "../tcp_server.ts";
 import type * as Udp from "../udp_socket.ts";
 import { Process, ROOT } from "./_process.ts";
+import { modules } from "../tools/_deno.ts";
 
 interface Config {
   name: string;
   exports: Record<string, string>;
-  publish: { include: string[] };
 }
 
 async function readConfig(): Promise<Config> {
@@ -103,8 +103,8 @@ async function graphOf(path: string): Promise<string[]> {
 }
 
 Deno.test("mod.ts and every entry point load published files of this package alone", async () => {
-  const { exports, publish } = await readConfig();
-  const published = publish.include.map((path) => new URL(path, ROOT).href);
+  const { exports } = await readConfig();
+  const published = modules.map((path) => new URL(path, ROOT).href);
   for (const path of Object.values(exports)) {
     const loaded = await graphOf(path);
     assert(loaded.includes(new URL(path, ROOT).href));
@@ -118,10 +118,8 @@ Deno.test("mod.ts and every entry point load published files of this package alo
 });
 
 Deno.test("mod.ts and cli.ts load every module that is published", async () => {
-  const { publish } = await readConfig();
-  const modules = publish.include.filter((path) => path.endsWith(".ts"))
-    .map((path) => new URL(path, ROOT).href);
+  const published = modules.map((path) => new URL(path, ROOT).href);
   const loaded = [...await graphOf("mod.ts"), ...await graphOf("cli.ts")]
     .filter((url) => url.startsWith("file:"));
-  assertEquals([...new Set(loaded)].sort(), modules.sort());
+  assertEquals([...new Set(loaded)].sort(), published.sort());
 });

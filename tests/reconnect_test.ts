@@ -10,7 +10,8 @@ import {
   fail,
 } from "@std/assert";
 import { delay } from "@std/async";
-import { checkRetry, Pause, tryAgain } from "../_retry.ts";
+import { checkRetry, tryAgain } from "../_reconnect.ts";
+import { Pause } from "../_time.ts";
 import {
   ClosedError,
   CommunicationError,

@@ -18,9 +18,16 @@ export const config = JSON.parse(
 /** The entry points that users import. */
 export const entryPoints: string[] = Object.values(config.exports);
 
-/** Every module that is published. */
+/** Every module that is published: `publish.include` has a pattern for each folder. */
 export const modules: string[] = config.publish.include
-  .filter((path) => path.endsWith(".ts"));
+  .filter((pattern) => pattern.endsWith("*.ts"))
+  .map((pattern) => pattern.slice(0, -"*.ts".length))
+  .flatMap((folder) =>
+    [...Deno.readDirSync(new URL(`./${folder}`, ROOT))]
+      .map(({ name }) => folder + name)
+      .filter((path) => path.endsWith(".ts"))
+  )
+  .sort();
 
 /** A Deno process in the repository, without input or prompts. */
 export function deno(

@@ -5,7 +5,7 @@
  * its line and left out, and memory is bounded, which no stream of the web offers.
  */
 
-import { concat } from "./_framing.ts";
+import { concat } from "../_framing.ts";
 
 const NEWLINE = 0x0a;
 /** A byte order mark and a carriage return, which are not sent. */

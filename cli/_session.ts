@@ -5,10 +5,10 @@
  * and Ctrl-C. Nothing of a peer reaches a terminal but through here.
  */
 
-import { type Address, formatAddress } from "./_address.ts";
-import { NAME } from "./_cli_args.ts";
-import { LineSplitter } from "./_cli_lines.ts";
-import { ClosedError, InvalidMessageError, reason } from "./_errors.ts";
+import { type Address, formatAddress } from "../_address.ts";
+import { NAME } from "./_args.ts";
+import { LineSplitter } from "./_lines.ts";
+import { ClosedError, InvalidMessageError, reason } from "../_errors.ts";
 
 /** Unwritten characters from which on a command should wait before it shows more … */
 const HIGH_WATER = 65_536;

@@ -2,17 +2,17 @@
 
 /** `ping`. */
 
-import { formatAddress } from "./_address.ts";
-import { type Command, NAME } from "./_cli_args.ts";
+import { formatAddress } from "../_address.ts";
+import { type Command, NAME } from "./_args.ts";
 import {
   closeClient,
   CONNECTING,
   openClient,
   pause,
   round,
-} from "./_cli_connect.ts";
-import type { Session } from "./_cli_session.ts";
-import type { TCPClient } from "./tcp_client.ts";
+} from "./_connect.ts";
+import type { Session } from "./_session.ts";
+import type { TCPClient } from "../tcp_client.ts";
 
 const DEFAULT_INTERVAL = 1_000;
 const DEFAULT_TIMEOUT = 5_000;

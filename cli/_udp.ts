@@ -2,13 +2,13 @@
 
 /** `udp`. */
 
-import { type Address, formatAddress } from "./_address.ts";
-import { type Args, type Command, NAME, UsageError } from "./_cli_args.ts";
-import { pause } from "./_cli_connect.ts";
-import { HOSTNAME, hostnameOf, showListening } from "./_cli_listen.ts";
-import { type Session, visible } from "./_cli_session.ts";
-import { ClosedError, InvalidMessageError } from "./_errors.ts";
-import { createUdpSocket, type UDPSocket } from "./udp_socket.ts";
+import { type Address, formatAddress } from "../_address.ts";
+import { type Args, type Command, NAME, UsageError } from "./_args.ts";
+import { pause } from "./_connect.ts";
+import { HOSTNAME, hostnameOf, showListening } from "./_listen.ts";
+import { type Session, visible } from "./_session.ts";
+import { ClosedError, InvalidMessageError } from "../_errors.ts";
+import { createUdpSocket, type UDPSocket } from "../udp_socket.ts";
 
 const DEFAULT_WAIT = 1_000;
 /** More than a datagram can have: the socket tells the exact limit. */

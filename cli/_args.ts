@@ -6,11 +6,14 @@
  */
 
 import { parseArgs } from "node:util";
-import { type Address, MAX_PORT, MIN_PORT, wirePort } from "./_address.ts";
-import { MAX_TIMER } from "./_check.ts";
-import { reason } from "./_errors.ts";
-import { checkMaxMessageBytes, DEFAULT_MAX_MESSAGE_BYTES } from "./_framing.ts";
-import type { Session } from "./_cli_session.ts";
+import { type Address, MAX_PORT, MIN_PORT, wirePort } from "../_address.ts";
+import { reason } from "../_errors.ts";
+import {
+  checkMaxMessageBytes,
+  DEFAULT_MAX_MESSAGE_BYTES,
+} from "../_framing.ts";
+import { MAX_TIMER } from "../_time.ts";
+import type { Session } from "./_session.ts";
 
 /** What `deno install` is told to call it. */
 export const NAME = "daystar-comm";

@@ -2,10 +2,11 @@
 
 /** Trying again: the pauses between attempts, and the messages that wait meanwhile. */
 
-import { checkInteger, checkTime, MAX_TIMER, show } from "./_check.ts";
 import type { Connection } from "./_connection.ts";
 import { CommunicationError } from "./_errors.ts";
 import { frameLength } from "./_framing.ts";
+import { checkInteger, checkTime, show } from "./_options.ts";
+import type { Pause } from "./_time.ts";
 
 /** How to keep trying to connect. */
 export interface RetryOptions {
@@ -64,39 +65,6 @@ export function checkRetry(
     );
   }
   return { attempts, firstDelay, maxDelay, jitter };
-}
-
-/** A pause that can be cut short, and can let the script end meanwhile. */
-export class Pause {
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #held = true;
-  #resume: (() => void) | undefined;
-  #over = false;
-
-  /** Waits for so many milliseconds. */
-  wait(ms: number): Promise<void> {
-    if (this.#over) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#resume = resolve;
-      this.#timer = setTimeout(resolve, Math.min(ms, MAX_TIMER));
-      this.hold(this.#held);
-    });
-  }
-
-  /** Whether the script stays alive for it. */
-  hold(held: boolean): void {
-    this.#held = held;
-    if (this.#timer === undefined) return;
-    if (held) Deno.refTimer(this.#timer);
-    else Deno.unrefTimer(this.#timer);
-  }
-
-  /** Ends the wait, and every later one. */
-  cut(): void {
-    this.#over = true;
-    clearTimeout(this.#timer);
-    this.#resume?.();
-  }
 }
 
 /**

@@ -3,7 +3,7 @@
 /** `connect`, and how `ping` connects too. */
 
 import { setTimeout as delay } from "node:timers/promises";
-import { type Address, formatWithWire, wirePort } from "./_address.ts";
+import { type Address, formatWithWire, wirePort } from "../_address.ts";
 import {
   type Args,
   type Command,
@@ -11,14 +11,14 @@ import {
   NAME,
   type Option,
   UsageError,
-} from "./_cli_args.ts";
-import { type Session, visible } from "./_cli_session.ts";
-import { ClosedError, InvalidMessageError } from "./_errors.ts";
+} from "./_args.ts";
+import { type Session, visible } from "./_session.ts";
+import { ClosedError, InvalidMessageError } from "../_errors.ts";
 import {
   type ClientTLSOptions,
   createTcpClient,
   type TCPClient,
-} from "./tcp_client.ts";
+} from "../tcp_client.ts";
 
 const DEFAULT_TIMEOUT = 5_000;
 const DEFAULT_WAIT = 1_000;

@@ -2,8 +2,8 @@
 
 /** `ports`. */
 
-import { MAX_PORT, MIN_PORT, wirePort } from "./_address.ts";
-import { type Command, NAME } from "./_cli_args.ts";
+import { MAX_PORT, MIN_PORT, wirePort } from "../_address.ts";
+import { type Command, NAME } from "./_args.ts";
 
 const HEADER = row([
   "port",

@@ -5,8 +5,9 @@
  * a TCP client and a UDP socket receive alike.
  */
 
-import { checkOptions, checkSignal, checkTime, MAX_TIMER } from "./_check.ts";
 import { ClosedError } from "./_errors.ts";
+import { checkOptions, checkSignal, checkTime } from "./_options.ts";
+import { MAX_TIMER } from "./_time.ts";
 
 /** Options of {@linkcode TCPClient.receive} and {@linkcode UDPSocket.receive}. */
 export interface ReceiveOptions {
@@ -19,48 +20,6 @@ export interface ReceiveOptions {
   timeout?: number;
   /** Ends the wait: `receive` then rejects with its reason, and nothing is lost. */
   signal?: AbortSignal;
-}
-
-/** How long nobody must have waited before the script may end for it, in ms. */
-const REST = 50;
-
-/**
- * Whether the script stays alive for what somebody waits for. Letting go is put off,
- * as the one who got a message mostly waits for the next at once.
- */
-export class Hold {
-  readonly #set: (held: boolean) => void;
-  #held = true;
-  #wanted = false;
-  #ended = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-
-  /** @param set Holds the script, or lets it go. */
-  constructor(set: (held: boolean) => void) {
-    this.#set = set;
-  }
-
-  /** Tells whether somebody waits. */
-  want(wanted: boolean): void {
-    this.#wanted = wanted;
-    if (wanted === this.#held || this.#ended) return;
-    if (wanted) this.apply();
-    else this.#timer ??= setTimeout(() => this.apply(), REST);
-  }
-
-  /** Does at once what is wanted. */
-  apply(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    this.#held = this.#wanted;
-    this.#set(this.#held);
-  }
-
-  /** Leaves it as it is, for good. */
-  end(): void {
-    this.#ended = true;
-    clearTimeout(this.#timer);
-  }
 }
 
 /** Where an {@linkcode Inbox} gets its messages from. */

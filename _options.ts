@@ -2,9 +2,6 @@
 
 /** The checks of arguments that several modules share, so that all word them alike. */
 
-/** Longer timers fire at once ({@link https://nodejs.org/api/timers.html#settimeoutcallback-delay-args}). */
-export const MAX_TIMER = 2 ** 31 - 1;
-
 /** Throws unless `options` is an object or left out: `receive(5.0)` means something else. */
 export function checkOptions(options: unknown): void {
   if (options === undefined) return;

@@ -7,17 +7,11 @@ import {
   formatAddress,
   formatWithWire,
   wirePort,
-} from "./_address.ts";
-import {
-  type Args,
-  type Command,
-  LIMITS,
-  NAME,
-  type Option,
-} from "./_cli_args.ts";
-import { type Session, visible } from "./_cli_session.ts";
-import { reason } from "./_errors.ts";
-import { createTcpServer, type TCPServer } from "./tcp_server.ts";
+} from "../_address.ts";
+import { type Args, type Command, LIMITS, NAME, type Option } from "./_args.ts";
+import { type Session, visible } from "./_session.ts";
+import { reason } from "../_errors.ts";
+import { createTcpServer, type TCPServer } from "../tcp_server.ts";
 
 /** The option that `udp` has too. */
 export const HOSTNAME: Record<string, Option> = {

@@ -9,7 +9,7 @@ import {
 } from "@std/assert";
 import { deadline } from "@std/async";
 import fc from "fast-check";
-import { Inbox, type ReceiveOptions, type Source } from "../_receive.ts";
+import { Inbox, type ReceiveOptions, type Source } from "../_inbox.ts";
 import { ClosedError, InvalidMessageError } from "../mod.ts";
 
 const PATIENCE = 10_000;

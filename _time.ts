@@ -1,0 +1,161 @@
+// Copyright 2026 the Daystar authors. MIT license.
+
+/** Deadlines, pauses, holds of the event loop, and fair turns of all sockets. */
+
+/** Longer timers fire at once ({@link https://nodejs.org/api/timers.html#settimeoutcallback-delay-args}). */
+export const MAX_TIMER = 2 ** 31 - 1;
+
+/** Waits for a promise that does not reject, for so many milliseconds at the most. */
+export async function within(
+  ms: number,
+  promise: Promise<void>,
+): Promise<void> {
+  let timer;
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([promise, timeout]);
+  clearTimeout(timer);
+}
+
+/** Ends an attempt when its time is over, or before. */
+export class Deadline {
+  readonly #controller = new AbortController();
+  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** @param ms When, and `what` is missing then. */
+  constructor(ms: number, what: string) {
+    // Deno.connect asks once more when it has connected, and loses what it made if
+    // this throws then (`ext/net/01_net.js`): who connects has to ask instead.
+    this.signal.throwIfAborted = () => {};
+    if (ms > MAX_TIMER) return;
+    this.#timer = setTimeout(() => {
+      this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
+    }, ms);
+  }
+
+  /** Aborts when the attempt is to end. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Ends the attempt. */
+  end(reason: unknown): void {
+    this.#controller.abort(reason);
+  }
+
+  /** Lets it be: the attempt has succeeded or failed by itself. */
+  clear(): void {
+    clearTimeout(this.#timer);
+  }
+}
+
+/** A pause that can be cut short, and can let the script end meanwhile. */
+export class Pause {
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #held = true;
+  #resume: (() => void) | undefined;
+  #over = false;
+
+  /** Waits for so many milliseconds. */
+  wait(ms: number): Promise<void> {
+    if (this.#over) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#resume = resolve;
+      this.#timer = setTimeout(resolve, Math.min(ms, MAX_TIMER));
+      this.hold(this.#held);
+    });
+  }
+
+  /** Whether the script stays alive for it. */
+  hold(held: boolean): void {
+    this.#held = held;
+    if (this.#timer === undefined) return;
+    if (held) Deno.refTimer(this.#timer);
+    else Deno.unrefTimer(this.#timer);
+  }
+
+  /** Ends the wait, and every later one. */
+  cut(): void {
+    this.#over = true;
+    clearTimeout(this.#timer);
+    this.#resume?.();
+  }
+}
+
+/** How long nobody must have waited before the script may end for it, in ms. */
+const HOLD_MS = 50;
+
+/**
+ * Whether the script stays alive for what somebody waits for. Letting go is put off,
+ * as the one who got a message mostly waits for the next at once.
+ */
+export class Hold {
+  readonly #set: (held: boolean) => void;
+  #held = true;
+  #wanted = false;
+  #ended = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** @param set Holds the script, or lets it go. */
+  constructor(set: (held: boolean) => void) {
+    this.#set = set;
+  }
+
+  /** Tells whether somebody waits. */
+  want(wanted: boolean): void {
+    this.#wanted = wanted;
+    if (wanted === this.#held || this.#ended) return;
+    if (wanted) this.apply();
+    else this.#timer ??= setTimeout(() => this.apply(), HOLD_MS);
+  }
+
+  /** Does at once what is wanted. */
+  apply(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#held = this.#wanted;
+    this.#set(this.#held);
+  }
+
+  /** Leaves it as it is, for good. */
+  end(): void {
+    this.#ended = true;
+    clearTimeout(this.#timer);
+  }
+}
+
+// Fair turns: as long as one socket is ready without a pause, Tokio looks at the others
+// only after every 61 tasks
+// (https://docs.rs/tokio/1/tokio/runtime/struct.Builder.html#method.event_interval),
+// which may take seconds: so all rest for a moment now and then.
+
+/** How long sockets may be read that are always ready, in ms. */
+const BURST_MS = 100;
+
+/** Since when they are. */
+let burst: number | undefined;
+let timer: ReturnType<typeof setTimeout> | undefined;
+let wake = () => {};
+
+/** What everybody waits for before reading on, if anything. */
+export let yielding: Promise<void> | undefined;
+
+/** To be told after a read that leaves its socket ready. */
+export function yieldAfterBurst(): void {
+  const now = performance.now();
+  burst ??= now;
+  if (now - burst < BURST_MS || yielding) return;
+  yielding = new Promise((resolve) => wake = resolve);
+  // The first timer comes when all that was read is dealt with, and for the second
+  // there is nothing else to do but to look.
+  timer = setTimeout(() => timer = setTimeout(endYield, 1));
+}
+
+/** Lets everybody read on. */
+export function endYield(): void {
+  if (!yielding) return;
+  clearTimeout(timer);
+  yielding = burst = undefined;
+  wake();
+}
