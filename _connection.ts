@@ -1,159 +1,221 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
 /**
- * One framed TCP connection, as client and server both have it: reading, writing
- * with messages posted in a row in one write, flow control, and closing.
+ * One framed TCP connection, as client and server both have it: reading, batched
+ * writing, flow control, and closing.
  */
 
-import { type Address, formatWithWire } from "./_address.ts";
+import { type Address, formatWithWire, toAddress } from "./_address.ts";
 import { ClosedError, CommunicationError, reason } from "./_errors.ts";
 import {
   checkMessage,
-  concat,
-  countWhole,
-  type Decoded,
-  encodeFrames,
   FrameDecoder,
-  PIECE,
+  FrameEncoder,
+  PIECE_BYTES,
 } from "./_framing.ts";
 import type { Stats } from "./_stats.ts";
-import { MAX_TIMER, within, yieldAfterBurst, yielding } from "./_time.ts";
+import { IdleWatch, within, yieldAfterBurst, yielding } from "./_time.ts";
 import { isTls } from "./_tls.ts";
 
 /** The default of every `maxSendBufferBytes`. */
 export const DEFAULT_MAX_SEND_BUFFER_BYTES = 16_777_216;
 
-/** How long an end waits for a peer that does not close, in ms … */
-export const LINGER = 1_000;
+/** How long closing waits for the peer to close too, in ms. */
+export const LINGER_MS = 1_000;
 /**
- * … for one that takes nothing of what is pending: Linux tells of room only when a
- * third of its buffer is free, so a slow one seems to take nothing for a while
- * ({@link https://github.com/torvalds/linux/blob/v6.12/include/net/sock.h}) …
+ * How long closing waits for a peer that takes nothing of what is pending, in ms: Linux
+ * reports room only when a third of its buffer is free, so a slow peer seems stuck for a
+ * while ({@link https://github.com/torvalds/linux/blob/v6.12/include/net/sock.h}).
  */
-const STUCK = 5_000;
-/** … and for one that takes little by little. */
-const MAX_LINGER = 10_000;
+const STUCK_MS = 5_000;
+/** How long closing waits for a peer that takes what is pending little by little, in ms. */
+const MAX_FLUSH_MS = 10_000;
+/** How long a write that is under way may take to end once its socket is closed, in ms. */
+const SETTLE_MS = 100;
+/** Bytes that may be held untaken while reading goes on, so that an end behind them is seen. */
+const READ_AHEAD_BYTES = 4096;
+/**
+ * What a waiting message takes besides its bytes: its promise, what the caller attaches to
+ * that, and its part of the queue (measured, see tests/faults/memory_test.ts).
+ */
+export const MESSAGE_OVERHEAD_BYTES = 256;
 
-/** How long before the time of a silent peer runs out it is looked at first, in ms. */
-const GRACE = 100;
+const DONE = Promise.resolve();
 
-/** Bytes to hold untaken and yet read on, so that an end behind them is seen. */
-const READ_AHEAD = 4096;
+/** The part of `Deno.TcpConn` that a connection needs; TLS gives the same. */
+export interface Conn {
+  readonly localAddr: Deno.Addr;
+  readonly remoteAddr: Deno.Addr;
+  /** Whether a failed write does not tell how much had left before, as with TLS. */
+  readonly opaque?: boolean;
+  read(buffer: Uint8Array): Promise<number | null>;
+  write(bytes: Uint8Array): Promise<number>;
+  closeWrite(): Promise<void>;
+  close(): void;
+  ref(): void;
+  unref(): void;
+}
 
-/** What a batch without messages waits for. */
-const SENT = Promise.resolve();
+/** How a connection ended: by this side, by the peer in order, or by a fault. */
+export type End =
+  | { readonly by: "us" }
+  | { readonly by: "peer" }
+  | { readonly by: "fault"; readonly cause: unknown };
 
-/** Where input goes that nobody wants any more; what several ends read there may mix. */
-let sink: Uint8Array<ArrayBuffer> | undefined;
+const US: End = { by: "us" };
+const PEER: End = { by: "peer" };
+
+/** Messages, and in the place of each that can't be received its error. */
+export type Received = (string | Error)[];
+
+/** What a link reports to its owner; nothing of it after the owner has ended the link. */
+export interface LinkEvents {
+  /** There may be messages to take. */
+  arrived(): void;
+  /** Nothing can be sent any more, for `error` if that was not an orderly end. */
+  gone(error: Error | undefined): void;
+  /** Nothing will arrive any more, besides what can be taken now. */
+  over(): void;
+}
+
+/** A way to a server: one connection, or one after the other. */
+export interface Link {
+  /** The address of this side. */
+  readonly localAddress: Address;
+  /** Whether messages can be sent. */
+  readonly open: boolean;
+  /** Begins to read. */
+  start(): void;
+  /** Messages that have arrived, oldest first. */
+  take(): Received | undefined;
+  /** Sends a message; settles when its bytes are with the kernel, or never will be. */
+  send(message: string): Promise<void>;
+  /** Keeps the script alive while a read is pending, or not. */
+  hold(held: boolean): void;
+  /** Ends it because this side wants so, whatever ended it before; never rejects. */
+  leave(): Promise<void>;
+  /** Closes what is left of it once nothing will arrive any more. */
+  close(): Promise<void>;
+  /** Why nothing more can be received. */
+  receiveError(): ClosedError;
+}
 
 /** What a {@linkcode Connection} is made with. */
 export interface ConnectionOptions {
   /** The other end. */
   remoteAddress: Address;
   /** What makes wire ports of communication ports, for error messages. */
-  portOffset: number | undefined;
+  portOffset?: number | undefined;
   /** The longest message either way, in bytes. */
   maxMessageBytes: number;
   /** After how many milliseconds without a byte from the peer to give it up; 0 = never. */
   idleTimeout: number;
   /** Where to count. */
   stats: Stats;
-}
-
-/** A socket with TLS or without. */
-export type Conn = Deno.TcpConn | Deno.TlsConn;
-
-/** Messages that leave together: text to encode, or frames that are encoded already. */
-interface Batch {
-  readonly messages: string[] | Uint8Array<ArrayBuffer>[];
-  size: number;
-  /** Whether more may join: it is not being written yet. */
-  open: boolean;
-  written: Promise<void>;
+  /** What is to be sent, where that outlives the connection. */
+  outbox?: Outbox;
 }
 
 /** One framed TCP connection. */
-export class Connection {
-  /** The other end. */
+export class Connection implements Link {
   readonly remoteAddress: Address;
-  /** How many messages are wholly with the kernel, or may be. */
-  sent = 0;
+  readonly localAddress: Address;
+  /**
+   * Whether the peer is expected to send. If not, reading goes on only to see the end of
+   * the connection, a few KiB at a time, and the peer's silence is no fault.
+   */
+  #expecting = true;
   readonly #conn: Conn;
-  readonly #decoder: FrameDecoder;
+  readonly #events: LinkEvents;
   readonly #portOffset: number | undefined;
   readonly #maxMessageBytes: number;
   readonly #stats: Stats;
-  #last: Batch | undefined;
-  #unsent = 0;
-  #progress = 0;
-  #ended = false;
-  /** Whether this side ended it first. */
-  #left = false;
-  #fault: unknown;
-  #sendFault: unknown;
-  #closed: Promise<void> | undefined;
-  #reading = false;
-  /** The read that is under way, which whoever reads meanwhile shares. */
-  #pending: Promise<boolean> | undefined;
-  /** Whether the first bytes are still to come, which tell a peer that speaks TLS. */
-  #fresh: boolean;
-  readonly #idleTimeout: number;
-  #idleTimer: ReturnType<typeof setTimeout> | undefined;
-  #active = 0;
+  readonly #outbox: Outbox;
+  readonly #ownsOutbox: boolean;
+  readonly #watch: IdleWatch | undefined;
+  #decoder: FrameDecoder;
+  #end: End | undefined;
+  /** Whether more may arrive. */
+  #readable = true;
+  #reading: Promise<void> | undefined;
+  #writing: Promise<void> | undefined;
+  #flushed: PromiseWithResolvers<void> | undefined;
+  #closing: Promise<void> | undefined;
+  #released = false;
+  /** Whether the outbox is no longer this connection's. */
+  #settled = false;
+  #bytesIn = 0;
+  #bytesOut = 0;
 
   /**
    * @param conn The socket, which belongs to the connection from here on.
    * @param options Address and limits.
+   * @param events What to call when.
    */
-  constructor(conn: Conn, options: ConnectionOptions) {
+  constructor(conn: Conn, options: ConnectionOptions, events: LinkEvents) {
     this.#conn = conn;
+    this.#events = events;
     this.remoteAddress = options.remoteAddress;
     this.#portOffset = options.portOffset;
+    this.localAddress = toAddress(
+      conn.localAddr as Deno.NetAddr,
+      options.portOffset,
+    );
     this.#maxMessageBytes = options.maxMessageBytes;
     this.#decoder = new FrameDecoder(options.maxMessageBytes);
     this.#stats = options.stats;
-    this.#fresh = "setNoDelay" in conn;
-    this.#idleTimeout = options.idleTimeout;
-    if (this.#idleTimeout > 0) this.#watch();
-    if ("setNoDelay" in conn) tune(conn);
+    this.#outbox = options.outbox ?? new Outbox();
+    this.#ownsOutbox = options.outbox === undefined;
+    if (options.idleTimeout > 0) {
+      this.#watch = new IdleWatch(options.idleTimeout, STUCK_MS, this);
+    }
+    if (this.#outbox.count > 0) this.pump();
   }
 
-  /**
-   * Gives the peer up when it has been silent for too long, at the second look.
-   *
-   * @param last Whether this is the second look. As much as the first one comes late
-   * the second is put off: what arrived while the script held the event loop up is
-   * read after its timers, a part each turn, and what was lost while the machine
-   * stood still is sent again.
-   */
-  #watch(last = false): void {
-    const now = performance.now();
-    // Neither read nor to be written to: the silence is this side's.
-    if (!this.#reading && this.#unsent === 0) this.#active = now;
-    const limit = this.#reading
-      ? this.#idleTimeout
-      : Math.max(this.#idleTimeout, STUCK);
-    const left = this.#active + limit - now;
-    if (last && left <= 0) {
-      return this.destroy(
-        new Deno.errors.TimedOut(`nothing came for ${limit} ms`),
-      );
-    }
-    const early = left - Math.min(GRACE, limit / 2);
-    const wait = early > 0 ? early : Math.max(left, last ? 0 : -early);
-    const timer = setTimeout(
-      () => this.#watch(early <= 0),
-      // No longer than the shorter limit, as it may hold again by then.
-      Math.min(wait, this.#idleTimeout, MAX_TIMER),
-    );
-    Deno.unrefTimer(timer);
-    this.#idleTimer = timer;
+  /** Begins to read. */
+  start(): void {
+    this.#readOn();
   }
 
   /** Whether messages can be sent: neither side has ended it, nor a fault. */
   get open(): boolean {
-    return this.#closed === undefined && !this.#ended &&
-      this.#sendFault === undefined;
+    return this.#end === undefined;
+  }
+
+  /** Whether a fault has ended it. */
+  get broken(): boolean {
+    return this.#end?.by === "fault";
+  }
+
+  /** Whether the socket still takes bytes: the peer may have ended its side. */
+  get #writable(): boolean {
+    return this.#closing === undefined &&
+      (this.#end === undefined || this.#end.by === "peer");
+  }
+
+  /** Whether more may arrive. */
+  get readable(): boolean {
+    return this.#readable;
+  }
+
+  /** Settles when reading pauses or ends. */
+  get reading(): Promise<void> {
+    return this.#reading ?? DONE;
+  }
+
+  /** How many bytes have arrived. */
+  get bytesIn(): number {
+    return this.#bytesIn;
+  }
+
+  /** Bytes that the kernel has not taken. */
+  get unsentBytes(): number {
+    return this.#outbox.bytes;
+  }
+
+  /** The memory that messages take which the kernel has not taken, in bytes. */
+  get unsentCost(): number {
+    return this.#outbox.cost;
   }
 
   /** The other end, in an error message. */
@@ -161,32 +223,40 @@ export class Connection {
     return formatWithWire(this.remoteAddress, this.#portOffset);
   }
 
-  /** What broke it, if anything did. */
-  get fault(): unknown {
-    return this.#fault ?? this.#sendFault;
+  /** For whom this side waits: until when depends on it. */
+  get awaits(): "message" | "room" | undefined {
+    if (this.#reading && this.#expecting) return "message";
+    return this.#outbox.bytes > 0 ? "room" : undefined;
   }
 
-  /** Bytes handed to {@linkcode post} that the kernel has not taken, text counted by its length. */
-  get unsent(): number {
-    return this.#unsent;
+  /** Says whether the peer is expected to send: not while it waits for a reply. */
+  expect(expecting: boolean): void {
+    this.#expecting = expecting;
+    if (expecting) this.#watch?.heard();
   }
 
-  /** Lets the process end while a read is pending, or not. */
   hold(held: boolean): void {
     if (held) this.#conn.ref();
     else this.#conn.unref();
   }
 
+  // Reading
+
   /** Whether there is nothing to take, or so little that reading ahead costs nothing. */
-  get hungry(): boolean {
-    return !this.#decoder.unscanned || this.#decoder.held < READ_AHEAD;
+  get #hungry(): boolean {
+    return !this.#decoder.unscanned || this.#decoder.held < READ_AHEAD_BYTES;
   }
 
-  /** Messages that have arrived whole; throws what {@linkcode FrameDecoder.take} throws. */
-  take(): Decoded | undefined {
+  take(): Received | undefined {
     const { invalid } = this.#decoder;
-    const messages = this.#decoder.take();
+    let messages: Received | undefined;
+    try {
+      messages = this.#decoder.take();
+    } catch (error) {
+      return this.#giveUp(error as Error);
+    }
     if (messages) this.#count(messages.length, this.#decoder.invalid - invalid);
+    if (this.#hungry) this.#readOn();
     return messages;
   }
 
@@ -195,245 +265,551 @@ export class Connection {
     this.#stats.invalidMessages += invalid;
   }
 
-  /** Reads once; false at the end. Never rejects: {@linkcode fault} tells what went wrong. */
-  read(): Promise<boolean> {
-    if (this.#ended || this.#closed) return Promise.resolve(false);
-    return this.#pending ??= this.#readOnce();
+  /** Nothing can be read behind a message over the limit. */
+  #giveUp(error: Error): Received {
+    this.#decoder = new FrameDecoder(this.#maxMessageBytes);
+    // Only then, as this error is about to be handed out in the place of the message.
+    queueMicrotask(() => this.#stopReading({ by: "fault", cause: error }));
+    return [error];
   }
 
-  async #readOnce(): Promise<boolean> {
-    this.#reading = true;
-    this.#touch();
+  /** A read is always pending while there is room: so the end is seen without a receiver. */
+  #readOn(): void {
+    if (!this.#reading && this.#wantsMore) this.#reading = this.#readLoop();
+  }
+
+  get #wantsMore(): boolean {
+    return this.#readable && (this.#hungry || this.#closing !== undefined);
+  }
+
+  async #readLoop(): Promise<void> {
+    this.#watch?.heard();
+    while (this.#wantsMore) await this.#readOnce();
+    this.#reading = undefined;
+  }
+
+  async #readOnce(): Promise<void> {
     try {
       if (yielding) await yielding;
-      const room = this.#decoder.room();
+      if (!this.#readable) return;
+      const room = this.#room();
       const count = await this.#conn.read(room);
       // To Tokio the socket is ready until a read finds less than there is room for.
       if (count === room.length) yieldAfterBurst();
-      if (count === null) this.#ended = true;
-      else this.#arrived(count, room);
+      if (!this.#readable) return;
+      if (count === null) this.#stopReading(PEER);
+      else if (!this.#closing) this.#arrived(count, room);
     } catch (error) {
-      this.#ended = true;
-      if (!this.#closed) this.#fault ??= error;
+      if (this.#readable) this.#stopReading({ by: "fault", cause: error });
     }
-    this.#reading = false;
-    this.#pending = undefined;
-    this.#touch();
-    return !this.#ended && !this.#closed;
+  }
+
+  #room(): Uint8Array<ArrayBuffer> {
+    if (this.#closing) return discarded ??= new Uint8Array(PIECE_BYTES);
+    const room = this.#decoder.room();
+    return this.#expecting ? room : room.subarray(0, READ_AHEAD_BYTES);
   }
 
   #arrived(count: number, room: Uint8Array): void {
+    this.#watch?.heard();
     this.#stats.bytesIn += count;
-    if (this.#fresh && isTls(room.subarray(0, count))) {
-      return this.destroy(
-        new CommunicationError("the peer speaks TLS, and this side does not"),
+    const isFirst = this.#bytesIn === 0 && !this.#conn.opaque;
+    if (isFirst && isTls(room.subarray(0, count))) {
+      const cause = new CommunicationError(
+        "the peer speaks TLS, and this side does not",
       );
+      return this.#stopReading({ by: "fault", cause });
     }
-    this.#fresh = false;
+    this.#bytesIn += count;
     this.#decoder.fill(count);
+    this.#events.arrived();
   }
 
-  #touch(): void {
-    if (this.#idleTimeout > 0) this.#active = performance.now();
+  #stopReading(end: End): void {
+    if (!this.#readable) return;
+    this.#readable = false;
+    if (this.#closing) return;
+    this.#ended(end);
+    this.#events.over();
+  }
+
+  /** The first end is reported; a fault behind the peer's orderly end counts all the same. */
+  #ended(end: End): void {
+    const first = this.#end === undefined;
+    if (first || this.#end === PEER) this.#end = end;
+    if (first) this.#events.gone(this.endError());
+  }
+
+  // Writing
+
+  /**
+   * Sends a message. Those sent in a row leave in one write, and while a write is under
+   * way those to come gather for the next.
+   *
+   * @throws {TypeError | MessageTooLargeError | ClosedError}
+   */
+  send(message: string): Promise<void> {
+    checkMessage(message, this.#maxMessageBytes);
+    if (!this.open) throw this.sendError();
+    return this.#post(message).wait();
   }
 
   /**
-   * Sends a message. Those posted in a row leave in one write, and while a write is
-   * under way those to come gather for the next.
+   * Sends a message, also to a peer that has ended its side. Nobody is told when its
+   * bytes are with the kernel.
    *
-   * @returns Settles when the bytes are with the kernel, or will never be.
    * @throws {TypeError | MessageTooLargeError | ClosedError}
    */
-  post(message: string): Promise<void> {
+  reply(message: string): void {
     checkMessage(message, this.#maxMessageBytes);
-    return this.#post(message);
+    if (!this.#writable) throw this.sendError();
+    this.#post(message);
   }
 
   /** Sends what {@linkcode encodeFrame} made of a message. */
-  postFrame(frame: Uint8Array<ArrayBuffer>): Promise<void> {
+  push(frame: Uint8Array<ArrayBuffer>): Batch {
+    if (!this.open) throw this.sendError();
     return this.#post(frame);
   }
 
-  #post(message: string | Uint8Array<ArrayBuffer>): Promise<void> {
-    if (!this.open) throw this.sendError();
-    const size = message.length + 1;
-    let batch = this.#last;
-    if (!batch?.open || !fits(batch, message)) batch = this.#begin();
-    (batch.messages as typeof message[]).push(message);
-    batch.size += size;
-    this.#unsent += size;
-    return batch.written;
+  #post(message: string | Uint8Array<ArrayBuffer>): Batch {
+    this.pump();
+    return this.#outbox.post(message);
   }
 
-  #begin(): Batch {
-    const batch: Batch = { messages: [], size: 0, open: true, written: SENT };
-    batch.written = this.#write(batch, this.#last?.written);
-    this.#last = batch;
-    return batch;
+  /** Sends what is in the outbox. */
+  pump(): void {
+    this.#writing ??= this.#pump();
   }
 
-  async #write(batch: Batch, before: Promise<void> | undefined): Promise<void> {
-    // Without a batch before it, this is where the rest of the turn joins.
-    await before;
-    batch.open = false;
-    let written = 0;
-    let tried = 0;
+  async #pump(): Promise<void> {
+    // The rest of the turn joins.
+    await null;
+    let batch: Batch | undefined;
     try {
-      for (const piece of toPieces(batch)) {
-        for (let rest = piece; rest.length > 0;) {
-          tried = written + rest.length;
-          const count = await this.#conn.write(rest);
-          written += count;
-          this.#progress += count;
-          this.#stats.bytesOut += count;
-          if (!this.#reading) this.#touch();
-          if (count === rest.length) break;
-          rest = rest.subarray(count);
-        }
+      while (!this.#released && (batch = this.#outbox.next())) {
+        await this.#write(batch);
+        if (this.#settled) return;
+        this.#stats.messagesOut += this.#outbox.shift();
       }
     } catch (error) {
-      // A write with TLS that fails does not tell how much had left before.
-      const possible = "setNoDelay" in this.#conn ? written : tried;
-      this.sent += countWhole(batch.messages, possible);
-      this.#stats.messagesOut += countWhole(batch.messages, written);
-      this.#sendFault ??= error;
-      this.#last = undefined;
-      this.#unsent = 0;
-      throw this.sendError();
+      if (batch && this.#conn.opaque) batch.sent = batch.tried;
+      this.#writeFailed(error);
     }
-    this.#unsent -= batch.size;
-    this.sent += batch.messages.length;
-    this.#stats.messagesOut += batch.messages.length;
-    if (this.#last === batch) this.#last = undefined;
+    this.#writing = undefined;
+    this.#reportFlushed();
+  }
+
+  async #write(batch: Batch): Promise<void> {
+    for (const piece of batch.pieces()) {
+      for (let rest = piece; rest.length > 0;) {
+        batch.tried = batch.sent + rest.length;
+        const count = await this.#conn.write(rest);
+        batch.sent += count;
+        this.#wrote(count);
+        if (count === rest.length) break;
+        rest = rest.subarray(count);
+      }
+    }
+  }
+
+  #wrote(count: number): void {
+    this.#bytesOut += count;
+    this.#stats.bytesOut += count;
+    if (this.awaits !== "message") this.#watch?.heard();
+  }
+
+  #writeFailed(error: unknown): void {
+    if (this.#released) return;
+    this.#ended({ by: "fault", cause: error });
+    if (this.#ownsOutbox) this.#endOutbox();
+  }
+
+  #endOutbox(): void {
+    this.#stats.messagesOut += this.#outbox.settleSent();
+    this.#outbox.end(this.sendError());
+  }
+
+  #reportFlushed(): void {
+    this.#flushed?.resolve();
+    this.#flushed = undefined;
+  }
+
+  get #isWriting(): boolean {
+    return this.#writing !== undefined && !this.#released;
   }
 
   /** Settles when everything posted so far is with the kernel, or will never be. */
-  async flushed(): Promise<void> {
-    await this.#last?.written.catch(() => {});
+  flushed(): Promise<void> {
+    if (!this.#isWriting) return DONE;
+    return (this.#flushed ??= Promise.withResolvers<void>()).promise;
   }
+
+  /** Settles when the last write has ended after {@linkcode destroy}: what was sent is known. */
+  async settled(): Promise<void> {
+    if (this.#writing) await within(SETTLE_MS, this.#writing);
+    this.#settled = true;
+  }
+
+  /** Whether all is with the kernel in time; gives up on a peer that takes nothing. */
+  async flush(): Promise<boolean> {
+    const end = performance.now() + MAX_FLUSH_MS;
+    while (this.#isWriting) {
+      const seen = this.#bytesOut;
+      await within(STUCK_MS, this.flushed());
+      const isStuck = this.#isWriting && this.#bytesOut === seen;
+      if (isStuck || performance.now() > end) return false;
+    }
+    return !this.broken;
+  }
+
+  // Closing
 
   /**
    * Ends the connection in order: sends what was posted, tells the peer, reads and
    * drops what is still coming (closing with unread input makes Linux send RST,
    * which can destroy what the peer has not read yet), until the peer closes too or
    * time is up. Never rejects.
+   *
+   * @param lingerMs How long to wait for the peer, in ms.
    */
-  close(): Promise<void> {
-    if (this.#closed === undefined) this.#left = !this.#ended;
-    return this.#closed ??= this.#end();
+  close(lingerMs: number = LINGER_MS): Promise<void> {
+    this.#end ??= US;
+    return this.#closing ??= this.#close(lingerMs);
   }
 
-  async #end(): Promise<void> {
+  /** The same, whatever ended it before; what had arrived is dropped. */
+  leave(): Promise<void> {
+    this.#end = US;
+    this.#decoder = new FrameDecoder(this.#maxMessageBytes);
+    return this.close();
+  }
+
+  async #close(lingerMs: number): Promise<void> {
+    this.#watch?.stop();
     this.#conn.ref();
-    if (await this.#flush()) await within(LINGER, this.#part());
+    if (await this.flush()) await within(lingerMs, this.#part());
     this.#release();
-    // A read that ends now may have waited for it: nothing is left running.
-    await yielding;
+    // Nothing is left running.
+    await this.reading;
   }
 
   /** With TLS, ending to send waits for a peer that takes nothing, too. */
   async #part(): Promise<void> {
     try {
       await this.#conn.closeWrite();
-      if (this.#ended) return;
-      sink ??= new Uint8Array(PIECE);
-      while (await this.#conn.read(sink) !== null);
     } catch {
-      // The peer, a fault or the time was faster: nothing is left to end in order.
+      return; // The peer, a fault or the time was faster: nothing is left to end in order.
     }
+    this.#readOn();
+    await this.reading;
   }
 
-  /** Whether all is with the kernel; gives up on a peer that takes nothing. */
-  async #flush(): Promise<boolean> {
-    const end = performance.now() + MAX_LINGER;
-    while (this.#last !== undefined) {
-      const seen = this.#progress;
-      await within(STUCK, this.flushed());
-      const stuck = this.#last !== undefined && this.#progress === seen;
-      if (stuck || performance.now() > end) return false;
+  /** Ends the connection at once, because of a fault. What is on the way may be lost. */
+  destroy(cause?: unknown): void {
+    if (cause !== undefined && this.#end !== US) {
+      this.#end = { by: "fault", cause };
     }
-    return this.#sendFault === undefined;
-  }
-
-  /** Ends the connection at once. What is on the way may be lost. */
-  destroy(fault?: unknown): void {
-    this.#fault ??= fault;
-    this.#closed ??= Promise.resolve();
+    this.#end ??= US;
+    this.#closing ??= DONE;
     this.#release();
   }
 
   #release(): void {
-    clearTimeout(this.#idleTimer);
+    if (this.#released) return;
+    this.#released = true;
+    this.#readable = false;
+    this.#watch?.stop();
     try {
       this.#conn.close();
     } catch {
       // It is closed already.
     }
+    // Not left to the runtime: before Deno 2.9.5 a write stays pending when its socket closes.
+    if (this.#ownsOutbox) this.#endOutbox();
+    this.#reportFlushed();
   }
+
+  /** Gives up a peer that was silent for too long. */
+  giveUpSilent(ms: number): void {
+    const cause = new Deno.errors.TimedOut(`nothing came for ${ms} ms`);
+    this.#stopReading({ by: "fault", cause });
+    this.#ended({ by: "fault", cause });
+  }
+
+  // Errors
 
   /** Why nothing can be sent any more. */
   sendError(): ClosedError {
-    return this.#closedError("send to", new Uint8Array(0));
+    return closedError("send to", this.peer, this.#end ?? US);
   }
 
-  /** Why nothing more can be received, once everything whole is. */
   receiveError(): ClosedError {
-    const cut = !this.#left && (this.#ended || this.#fault !== undefined);
-    const incomplete = cut ? this.#decoder.incomplete() : new Uint8Array(0);
-    return this.#closedError("receive from", incomplete);
+    const incomplete = this.#end === US
+      ? undefined
+      : this.#decoder.incomplete();
+    return closedError("receive from", this.peer, this.#end ?? US, incomplete);
   }
 
-  /** What to tell about the end, where it was not an orderly one. */
+  /** What to report about the end, where it was not an orderly one. */
   endError(): Error | undefined {
-    if (this.fault instanceof Error) return this.fault;
+    if (this.#end?.by === "fault" && this.#end.cause instanceof Error) {
+      return this.#end.cause;
+    }
     const error = this.receiveError();
-    return error.incomplete.length > 0 ? error : undefined;
-  }
-
-  #closedError(what: string, incomplete: Uint8Array): ClosedError {
-    const cannot = `Cannot ${what} ${this.peer}`;
-    const cause = this.#fault ?? this.#sendFault;
-    if (cause !== undefined) {
-      return new ClosedError(`${cannot}: ${reason(cause)}`, {
-        cause,
-        incomplete,
-      });
-    }
-    if (this.#left || !this.#ended) {
-      return new ClosedError(`${cannot}: the connection is closed`);
-    }
-    const where = incomplete.length > 0 ? " in the middle of a message" : "";
-    return new ClosedError(
-      `${cannot}: the peer has closed the connection${where}`,
-      {
-        incomplete,
-      },
-    );
+    return this.broken || error.incomplete.length > 0 ? error : undefined;
   }
 }
 
-/** Messages leave when they are sent, and a dead peer is found out some day. */
+/** Shared scratch buffer for input that is discarded while closing. */
+let discarded: Uint8Array<ArrayBuffer> | undefined;
+
+/** What to throw once a link has ended. */
+export function closedError(
+  what: string,
+  peer: string,
+  end: End,
+  incomplete: Uint8Array = new Uint8Array(0),
+): ClosedError {
+  const cannot = `Cannot ${what} ${peer}`;
+  if (end.by === "fault") {
+    const { cause } = end;
+    return new ClosedError(`${cannot}: ${reason(cause)}`, {
+      cause,
+      incomplete,
+    });
+  }
+  if (end.by === "us") {
+    return new ClosedError(`${cannot}: the connection is closed`);
+  }
+  const where = incomplete.length > 0 ? " in the middle of a message" : "";
+  return new ClosedError(
+    `${cannot}: the peer has closed the connection${where}`,
+    { incomplete },
+  );
+}
+
+/** Turns Nagle's algorithm off and keep-alive on. */
 export function tune(conn: Deno.TcpConn): void {
   try {
     conn.setNoDelay(true);
     conn.setKeepAlive(true);
   } catch {
-    // The peer is gone already, and the first read will tell.
+    // The peer is gone already, and the first read will show it.
   }
 }
 
-function fits(batch: Batch, message: string | Uint8Array): boolean {
-  return typeof batch.messages[0] === typeof message &&
-    batch.size + message.length < PIECE;
+/** Told when a batch is with the kernel, or never will be. */
+export interface Watcher {
+  settled(error: Error | undefined): void;
 }
 
-function toPieces(batch: Batch): Iterable<Uint8Array<ArrayBuffer>> {
-  if (areTexts(batch.messages)) return encodeFrames(batch.messages);
-  return batch.messages.length === 1
-    ? batch.messages
-    : [concat(batch.messages)];
+/** The promise of one message, and how often a connection broke with it at the head. */
+interface Waiter {
+  resolve(): void;
+  reject(error: Error): void;
+  breaks: number;
 }
 
-function areTexts(messages: string[] | Uint8Array[]): messages is string[] {
-  return typeof messages[0] === "string";
+/** Messages that leave in one write, and who waits for that. */
+export class Batch extends FrameEncoder {
+  /** How many bytes the kernel has taken. */
+  sent = 0;
+  /** How many it has if the write under way has succeeded. */
+  tried = 0;
+  /** With a promise for each message, in their order. */
+  #waiters: Waiter[] | undefined;
+  /** Or with one for all of them. */
+  #written: PromiseWithResolvers<void> | undefined;
+  #watchers: Watcher[] | undefined;
+
+  /** @param each Whether each message has a promise of its own. */
+  constructor(each: boolean) {
+    super();
+    if (each) this.#waiters = [];
+  }
+
+  /** Settles when the message that was added last is with the kernel, or never will be. */
+  wait(): Promise<void> {
+    const waiters = this.#waiters;
+    if (!waiters) {
+      return (this.#written ??= Promise.withResolvers<void>()).promise;
+    }
+    return new Promise((resolve, reject) =>
+      waiters.push({ resolve, reject, breaks: 0 })
+    );
+  }
+
+  /** Adds somebody to be told. */
+  watch(watcher: Watcher): void {
+    (this.#watchers ??= []).push(watcher);
+  }
+
+  /** Everything is with the kernel, or with an error nothing more will be. */
+  settle(error?: Error): void {
+    if (error) {
+      this.#written?.reject(error);
+      for (const { reject } of this.#waiters ?? []) reject(error);
+    } else {
+      this.#written?.resolve();
+      for (const { resolve } of this.#waiters ?? []) resolve();
+    }
+    for (const watcher of this.#watchers ?? []) watcher.settled(error);
+  }
+
+  /** Takes out the messages that are wholly with the kernel; returns their number. */
+  dropSent(): number {
+    const whole = this.drop(this.sent);
+    this.sent = this.tried = 0;
+    for (const { resolve } of this.#waiters?.splice(0, whole) ?? []) resolve();
+    return whole;
+  }
+
+  /** A connection broke with this batch at the head: its first message is rejected the third time. */
+  broke(error: () => Error): void {
+    const first = this.#waiters?.[0];
+    if (!first || ++first.breaks < MAX_BREAKS) return;
+    this.#waiters?.shift();
+    this.dropFirst();
+    first.reject(error());
+  }
+}
+
+/** How often a connection may break with the same message at the head. */
+const MAX_BREAKS = 3;
+
+/**
+ * Messages on their way out, in the order of the calls. What waits is kept as bytes, in
+ * batches of one write each.
+ */
+export class Outbox {
+  readonly #each: boolean;
+  #batches: Batch[] = [];
+  /** The batch that more messages may join. */
+  #open: Batch | undefined;
+  /** Whether what is posted has to wait: it is packed at the end of the turn. */
+  #busy = false;
+  #packing = false;
+  #bytes = 0;
+  /** How many messages wait or are being written. */
+  count = 0;
+
+  /** @param each Whether each message has a promise of its own, and outlives a connection. */
+  constructor(each = false) {
+    this.#each = each;
+  }
+
+  /** The bytes that wait or are being written. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** The memory that they take, in bytes. */
+  get cost(): number {
+    return this.#bytes + this.count * MESSAGE_OVERHEAD_BYTES;
+  }
+
+  /** Takes in a message that was checked, or its frame; returns its batch. */
+  post(message: string | Uint8Array<ArrayBuffer>): Batch {
+    let batch = this.#open;
+    if (!batch?.fits(message.length)) batch = this.#begin();
+    const before = batch.size;
+    if (typeof message === "string") batch.add(message);
+    else batch.addFrame(message);
+    this.#bytes += batch.size - before;
+    this.count++;
+    if (this.#busy && !this.#packing) this.#packSoon();
+    return batch;
+  }
+
+  #begin(): Batch {
+    if (this.#open) this.#pack(this.#open);
+    const batch = new Batch(this.#each);
+    this.#batches.push(batch);
+    return this.#open = batch;
+  }
+
+  #packSoon(): void {
+    this.#packing = true;
+    queueMicrotask(this.#packOpen);
+  }
+
+  readonly #packOpen = (): void => {
+    this.#packing = false;
+    if (this.#open) this.#pack(this.#open);
+  };
+
+  #pack(batch: Batch): void {
+    const before = batch.size;
+    batch.pack();
+    this.#bytes += batch.size - before;
+  }
+
+  /** The batch to write next, which nothing joins from here on. */
+  next(): Batch | undefined {
+    const [batch] = this.#batches;
+    this.#busy = batch !== undefined;
+    if (batch === this.#open) this.#open = undefined;
+    return batch;
+  }
+
+  /** The first batch is with the kernel; returns how many messages it had. */
+  shift(): number {
+    const batch = this.#batches.shift();
+    if (!batch) return 0;
+    this.#bytes -= batch.size;
+    this.count -= batch.count;
+    batch.settle();
+    return batch.count;
+  }
+
+  /** Takes out the messages that are wholly with the kernel; returns their number. */
+  settleSent(): number {
+    const batch = this.next();
+    if (!batch) return 0;
+    return this.#changed(batch, () => batch.dropSent());
+  }
+
+  /** A connection broke, for `error`: what it has not sent waits for the next one. */
+  broke(error: () => Error): void {
+    this.settleSent();
+    const [head] = this.#batches;
+    if (head) this.#changed(head, () => head.broke(error));
+    this.#busy = true;
+  }
+
+  #changed<T>(batch: Batch, change: () => T): T {
+    const { size, count } = batch;
+    const result = change();
+    this.#bytes += batch.size - size;
+    this.count += batch.count - count;
+    if (batch.count > 0) return result;
+    this.#batches.shift();
+    if (this.#open === batch) this.#open = undefined;
+    return result;
+  }
+
+  /** What is posted in `body` goes before everything else. */
+  ahead(body: () => void): void {
+    const waiting = this.#batches;
+    const open = this.#open;
+    this.#batches = [];
+    this.#open = undefined;
+    try {
+      body();
+    } finally {
+      if (this.#open) this.#pack(this.#open);
+      this.#batches.push(...waiting);
+      this.#open = open;
+    }
+  }
+
+  /** Nothing more will be sent. */
+  end(error: Error): void {
+    const batches = this.#batches;
+    this.#batches = [];
+    this.#open = undefined;
+    this.#bytes = this.count = 0;
+    for (const batch of batches) batch.settle(error);
+  }
 }

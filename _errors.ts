@@ -230,3 +230,55 @@ export function explain(what: string, cause: unknown): Error {
   }
   return error;
 }
+
+/** How many lines an {@linkcode ErrorLog} writes in a second. */
+const MAX_LINES = 10;
+const SECOND_MS = 1_000;
+
+/**
+ * Writes errors to standard error that nobody else takes: a line for an error of this
+ * module, the stack for what a script threw. A peer that makes errors can't fill the disk,
+ * and standard error that can't be written ends nothing.
+ */
+export class ErrorLog {
+  #lines = 0;
+  #skipped = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /**
+   * Writes one error, or counts it where there were many.
+   *
+   * @param what What failed, and for whom.
+   * @param error The error.
+   * @param withStack Whether the stack says more than the message.
+   */
+  write(what: string, error: Error, withStack: boolean): void {
+    if (this.#lines++ >= MAX_LINES) {
+      this.#skipped++;
+      return;
+    }
+    if (this.#timer === undefined) {
+      this.#timer = setTimeout(() => this.end(), SECOND_MS);
+      Deno.unrefTimer(this.#timer);
+    }
+    const text = withStack ? error.stack ?? String(error) : error.message;
+    this.#print(what === "" ? text : `${what}: ${text}`);
+  }
+
+  /** Writes what was only counted. */
+  end(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#lines = 0;
+    if (this.#skipped > 0) this.#print(`${this.#skipped} more errors`);
+    this.#skipped = 0;
+  }
+
+  #print(text: string): void {
+    try {
+      console.error(text);
+    } catch {
+      // A full disk, or nobody who reads it: there is nowhere left to report to.
+    }
+  }
+}

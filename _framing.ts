@@ -32,7 +32,7 @@ const MAX_ROOM = 65536;
 /** Reads in a row that leave three quarters of the room empty before it is halved. */
 const SMALL_READS = 8;
 /** The most bytes of text encoded for one write. */
-export const PIECE = 65536;
+export const PIECE_BYTES = 65_536;
 /** V8's longest string is 2^29 - 24 units; no UTF-8 text has more units than bytes. */
 const LONGEST = 2 ** 29 - 24;
 
@@ -46,6 +46,7 @@ const strictDecoder = new TextDecoder("utf-8", {
   fatal: true,
 });
 const encoder = new TextEncoder();
+const NOTHING = new Uint8Array(0);
 
 /** Throws unless `value` can be a `maxMessageBytes`. */
 export function checkMaxMessageBytes(value: number): void {
@@ -319,18 +320,6 @@ function decodeShort(
   return bits < 0x80 ? String.fromCharCode(...units) : undefined;
 }
 
-/** Writes short ASCII and its terminator to a place, as {@linkcode decodeShort} reads it. */
-function encodeAscii(text: string, room: Uint8Array, at: number): boolean {
-  if (text.length > SHORT) return false;
-  for (let i = 0; i < text.length; i++) {
-    const unit = text.charCodeAt(i);
-    if (unit >= 0x80) return false;
-    room[at + i] = unit;
-  }
-  room[at + text.length] = TERMINATOR;
-  return true;
-}
-
 /** Whether each byte became a character of one byte: positions in both are the same. */
 function isByteForByte(text: string, bytes: number): boolean {
   return text.length === bytes && !text.includes("\uFFFD");
@@ -418,114 +407,253 @@ export function frameLength(message: string): number {
   return byteLength(message) + 1;
 }
 
-/** What is only counted goes here, so that counting takes no buffer each time. */
-let scratch: Uint8Array<ArrayBuffer> | undefined;
-
 /** Counts in pieces: a buffer for a long message takes longer than its encoding. */
 function byteLength(message: string): number {
-  scratch ??= new Uint8Array(PIECE);
+  const scratch = borrow(Math.min(message.length * 3, PIECE_BYTES));
   let size = 0;
   for (let at = 0; at < message.length;) {
     const { read, written } = encoder.encodeInto(message.slice(at), scratch);
     size += written;
     at += read;
   }
+  giveBack(scratch);
   return size;
 }
 
 /**
- * Encoding into a part of a large buffer is several times faster than a buffer for
- * each message. It is never written to twice, so nothing need tell when a write ends.
+ * Buffers to encode into, by size: making one takes as long as filling it. One that
+ * is lent holds at most twice what was asked for, so a write that is stuck pins little.
  */
-let arena = new Uint8Array(0);
-let arenaUsed = 0;
+const lendable: Uint8Array<ArrayBuffer>[][] = [];
+/** The smallest buffer is 2^10 bytes, the largest 2^16, each with room for a terminator. */
+const MIN_BITS = 10;
+/** How many buffers of a size are kept. */
+const MAX_KEPT = 4;
 
-/** Makes sure that the arena has this much room; returns where. */
-function reserve(size: number): number {
-  if (arena.length - arenaUsed < size) {
-    arena = new Uint8Array(PIECE);
-    arenaUsed = 0;
+/** Lends a buffer for so many bytes, up to a piece, and one more. */
+function borrow(size: number): Uint8Array<ArrayBuffer> {
+  const bits = Math.max(MIN_BITS, 32 - Math.clz32(Math.max(size, 1) - 1));
+  return lendable[bits]?.pop() ?? new Uint8Array((1 << bits) + 1);
+}
+
+function giveBack(buffer: Uint8Array<ArrayBuffer>): void {
+  const bits = 31 - Math.clz32(buffer.length - 1);
+  const kept = lendable[bits] ??= [];
+  if (kept.length < MAX_KEPT) kept.push(buffer);
+}
+
+/** Encodes into a buffer that is lent; undefined if the text does not fit into a piece. */
+function encodeLent(text: string): EncodedText | undefined {
+  let buffer = borrow(Math.min(text.length, PIECE_BYTES));
+  if (encodeAscii(text, buffer)) return { buffer, written: text.length };
+  let { read, written } = encoder.encodeInto(text, withoutLast(buffer));
+  if (read < text.length && text.length * 3 <= PIECE_BYTES) {
+    giveBack(buffer);
+    buffer = borrow(text.length * 3);
+    ({ read, written } = encoder.encodeInto(text, withoutLast(buffer)));
   }
-  return arenaUsed;
+  if (read === text.length) return { buffer, written };
+  giveBack(buffer);
 }
 
-/** Takes what was encoded out of the arena. */
-function take(size: number): Uint8Array<ArrayBuffer> {
-  return arena.subarray(arenaUsed, arenaUsed += size);
+interface EncodedText {
+  buffer: Uint8Array<ArrayBuffer>;
+  written: number;
 }
 
-/** The frames of messages that {@linkcode checkMessage} let through, in pieces to write, each before the next. */
-export function encodeFrames(
-  messages: readonly string[],
-): Iterable<Uint8Array<ArrayBuffer>> {
-  const [first] = messages;
-  if (first === undefined) return [];
-  const text = messages.length === 1 ? first : messages.join(TERMINATOR_TEXT);
-  return text.length * 3 < PIECE ? [encodeShort(text)] : encodeLong(text);
+/** Keeps the last byte free, for a terminator. */
+function withoutLast(buffer: Uint8Array): Uint8Array {
+  return buffer.subarray(0, -1);
 }
 
-function encodeShort(text: string): Uint8Array<ArrayBuffer> {
-  const at = reserve(text.length * 3 + 1);
-  if (encodeAscii(text, arena, at)) return take(text.length + 1);
-  const { written } = encoder.encodeInto(text, arena.subarray(at));
-  arena[at + written] = TERMINATOR;
-  return take(written + 1);
-}
-
-/** For one long text at a time: a new buffer costs as much as encoding into it. */
-let spare: Uint8Array<ArrayBuffer> | undefined;
-
-/** Each piece is valid until the next is asked for. */
-function* encodeLong(text: string): Generator<Uint8Array<ArrayBuffer>> {
-  // With one byte more, for the terminator.
-  const buffer = spare ?? new Uint8Array(PIECE + 1);
-  spare = undefined;
-  try {
-    for (let at = 0; at < text.length;) {
-      const { read, written } = encoder.encodeInto(
-        text.slice(at),
-        buffer.subarray(0, PIECE),
-      );
-      at += read;
-      buffer[written] = TERMINATOR;
-      yield buffer.subarray(0, at < text.length ? written : written + 1);
-    }
-  } finally {
-    spare = buffer;
+/** Writes short ASCII, as {@linkcode decodeShort} reads it. */
+function encodeAscii(text: string, room: Uint8Array): boolean {
+  if (text.length > SHORT) return false;
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit >= 0x80) return false;
+    room[i] = unit;
   }
+  return true;
 }
 
-/** One frame in one piece, to be written to several connections. */
+/** One frame in one piece of its own, to be written to several connections. */
 export function encodeFrame(message: string): Uint8Array<ArrayBuffer> {
-  if (message.length * 3 < PIECE) return encodeShort(message);
-  const frame = new Uint8Array(frameLength(message));
-  encoder.encodeInto(message, frame);
-  frame[frame.length - 1] = TERMINATOR;
+  const lent = encodeLent(message);
+  if (!lent) {
+    const frame = new Uint8Array(frameLength(message));
+    encoder.encodeInto(message, frame);
+    frame[frame.length - 1] = TERMINATOR;
+    return frame;
+  }
+  const { buffer, written } = lent;
+  buffer[written] = TERMINATOR;
+  const frame = buffer.slice(0, written + 1);
+  giveBack(buffer);
   return frame;
 }
 
 /** The bytes of a message that {@linkcode checkText} let through, in a datagram. */
 export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
-  // With room for a terminator that is not taken.
-  const at = reserve(Math.min(message.length * 3 + 1, PIECE));
-  if (encodeAscii(message, arena, at)) return take(message.length);
-  return take(encoder.encodeInto(message, arena.subarray(at)).written);
+  const lent = encodeLent(message);
+  if (!lent) return encoder.encode(message);
+  const datagram = lent.buffer.slice(0, lent.written);
+  giveBack(lent.buffer);
+  return datagram;
 }
 
-/** How many of these messages are whole in the first bytes of their frames. */
-export function countWhole(
-  messages: readonly (string | Uint8Array)[],
-  bytes: number,
-): number {
-  let count = 0;
-  for (const message of messages) {
-    bytes -= typeof message === "string"
-      ? byteLength(message) + 1
-      : message.length;
-    if (bytes < 0) break;
-    count++;
+/**
+ * The frames that leave in one write: of messages in a row, or of one long message.
+ * Messages are encoded together, at the latest by {@linkcode FrameEncoder.pack}.
+ */
+export class FrameEncoder {
+  /** The frames that are encoded: the first bytes of this … */
+  #bytes: Uint8Array<ArrayBuffer> = NOTHING;
+  #used = 0;
+  /** … and behind them the messages that are not. */
+  #texts: string[] = [];
+  #textBytes = 0;
+  /** How many messages there are. */
+  count = 0;
+
+  /** How many bytes the frames take: what is not encoded counts a byte for each character. */
+  get size(): number {
+    return this.#used + this.#textBytes;
   }
-  return count;
+
+  /** Whether another message may leave in the same write. */
+  fits(length: number): boolean {
+    return this.count === 0 || this.size + length < PIECE_BYTES;
+  }
+
+  /** Takes in a message that was checked. */
+  add(message: string): void {
+    this.#texts.push(message);
+    this.#textBytes += message.length + 1;
+    this.count++;
+  }
+
+  /** Takes in what {@linkcode encodeFrame} made: as it is if it is the first. */
+  addFrame(frame: Uint8Array<ArrayBuffer>): void {
+    if (this.count++ === 0) {
+      this.#bytes = frame;
+      this.#used = frame.length;
+      return;
+    }
+    this.pack();
+    this.#reserve(frame.length);
+    this.#bytes.set(frame, this.#used);
+    this.#used += frame.length;
+  }
+
+  /**
+   * Encodes what is going to wait. Bytes take less room than texts, and a text that is
+   * part of another one keeps all of that in memory. Only a long message stays a text.
+   */
+  pack(): void {
+    const [first] = this.#texts;
+    if (first === undefined) return;
+    if (first.length >= PIECE_BYTES) {
+      this.#textBytes = frameLength(first);
+      return;
+    }
+    const text = this.#texts.join(TERMINATOR_TEXT) + TERMINATOR_TEXT;
+    this.#texts = [];
+    this.#textBytes = 0;
+    // Most texts have one byte for each character, and none has more than three.
+    if (!this.#encode(text, text.length)) this.#encode(text, text.length * 3);
+  }
+
+  #encode(text: string, room: number): boolean {
+    this.#reserve(room);
+    const target = this.#bytes.subarray(this.#used);
+    const { read, written } = encoder.encodeInto(text, target);
+    if (read < text.length) return false;
+    this.#used += written;
+    if (this.#bytes.length > this.#used * 2) {
+      this.#bytes = this.#bytes.slice(0, this.#used);
+    }
+    return true;
+  }
+
+  /** Never writes into a frame that others have too: that one has no room left. */
+  #reserve(room: number): void {
+    const size = this.#used + room;
+    if (size <= this.#bytes.length) return;
+    const bytes = new Uint8Array(Math.max(size, this.#used * 2));
+    bytes.set(this.#bytes.subarray(0, this.#used));
+    this.#bytes = bytes;
+  }
+
+  /** The frames in pieces to write, each of which is valid until the next. */
+  *pieces(): Generator<Uint8Array<ArrayBuffer>> {
+    if (this.#used > 0) {
+      this.pack();
+      yield this.#bytes.subarray(0, this.#used);
+      return;
+    }
+    const [first] = this.#texts;
+    if (first === undefined) return;
+    const text = this.#texts.length === 1
+      ? first
+      : this.#texts.join(TERMINATOR_TEXT);
+    const lent = encodeLent(text);
+    if (!lent) return yield* encodeLong(text);
+    const { buffer, written } = lent;
+    buffer[written] = TERMINATOR;
+    yield buffer.subarray(0, written + 1);
+    giveBack(buffer);
+  }
+
+  /** Takes out the messages whose frames are whole in the first bytes; returns their number. */
+  drop(bytes: number): number {
+    this.pack();
+    const [long] = this.#texts;
+    if (long !== undefined) {
+      if (bytes < this.size) return 0;
+      this.#texts = [];
+      this.#textBytes = 0;
+      return this.#forget(1);
+    }
+    const end = this.#bytes.subarray(0, Math.min(bytes, this.#used))
+      .lastIndexOf(TERMINATOR) + 1;
+    let whole = 0;
+    for (let at = 0; at < end; whole++) {
+      at = this.#bytes.indexOf(TERMINATOR, at) + 1;
+    }
+    this.#bytes = this.#bytes.slice(end, this.#used);
+    this.#used -= end;
+    return this.#forget(whole);
+  }
+
+  #forget(messages: number): number {
+    this.count -= messages;
+    return messages;
+  }
+
+  /** Takes out the first message. */
+  dropFirst(): void {
+    this.pack();
+    const end = this.#texts.length > 0
+      ? this.size
+      : this.#bytes.indexOf(TERMINATOR) + 1;
+    this.drop(end);
+  }
+}
+
+/** A text over a piece, as a frame. */
+function* encodeLong(text: string): Generator<Uint8Array<ArrayBuffer>> {
+  const buffer = borrow(PIECE_BYTES);
+  for (let at = 0; at < text.length;) {
+    const { read, written } = encoder.encodeInto(
+      text.slice(at),
+      withoutLast(buffer),
+    );
+    at += read;
+    buffer[written] = TERMINATOR;
+    yield buffer.subarray(0, at < text.length ? written : written + 1);
+  }
+  giveBack(buffer);
 }
 
 /** Options of {@linkcode FrameDecoderStream} and {@linkcode FrameEncoderStream}. */
@@ -749,8 +877,7 @@ export class FrameEncoderStream implements TransformStream<string, Uint8Array> {
     const frames = new TransformStream<string, Uint8Array>({
       transform(message, controller) {
         checkMessage(message, limit);
-        // A buffer of its own, since whoever reads the stream may transfer it.
-        controller.enqueue(encoder.encode(message + TERMINATOR_TEXT));
+        controller.enqueue(encodeFrame(message));
       },
     });
     this.readable = frames.readable;

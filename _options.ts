@@ -86,3 +86,17 @@ export function show(value: unknown): string {
   }
   return typeof value === "function" ? "a function" : String(value);
 }
+
+/** Calls a callback of the options, if there is one; what it throws or rejects with goes to `failed`. */
+export function notify<Args extends unknown[]>(
+  callback: ((...args: Args) => unknown) | undefined,
+  failed: (error: unknown) => void,
+  ...args: Args
+): void {
+  try {
+    const result = callback?.(...args);
+    if (isPromise(result)) result.then(undefined, failed);
+  } catch (error) {
+    failed(error);
+  }
+}

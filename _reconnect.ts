@@ -1,12 +1,35 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-/** Trying again: the pauses between attempts, and the messages that wait meanwhile. */
+/**
+ * A connection that comes back: dialing, the pauses between attempts, and what waits
+ * meanwhile, in both directions.
+ */
 
-import type { Connection } from "./_connection.ts";
-import { CommunicationError } from "./_errors.ts";
-import { frameLength } from "./_framing.ts";
-import { checkInteger, checkTime, show } from "./_options.ts";
-import type { Pause } from "./_time.ts";
+import { type Address, formatWithWire } from "./_address.ts";
+import {
+  closedError,
+  type Conn,
+  Connection,
+  type ConnectionOptions,
+  type End,
+  LINGER_MS,
+  type Link,
+  type LinkEvents,
+  MESSAGE_OVERHEAD_BYTES,
+  Outbox,
+  type Received,
+  tune,
+} from "./_connection.ts";
+import { type ClosedError, CommunicationError, explain } from "./_errors.ts";
+import { checkMessage, frameLength } from "./_framing.ts";
+import { checkInteger, checkTime, notify, show } from "./_options.ts";
+import { Deadline, Pause, within } from "./_time.ts";
+import { type ClientTLSOptions, startTls } from "./_tls.ts";
+
+/** Below this many unreceived bytes of lost connections, the new connection is read too. */
+const READ_AHEAD_BYTES = 4096;
+/** At most this many unreceived bytes of lost connections are kept. */
+const MAX_KEPT_BYTES = 16_777_216;
 
 /** How to keep trying to connect. */
 export interface RetryOptions {
@@ -67,33 +90,124 @@ export function checkRetry(
   return { attempts, firstDelay, maxDelay, jitter };
 }
 
-/**
- * Tries until it succeeds, the attempts are used up, or the signal aborts; tells of
- * each failure after which it tries again.
- */
-export async function tryAgain<T>(
-  attempt: () => Promise<T>,
-  { attempts, firstDelay, maxDelay, jitter }: Required<RetryOptions>,
-  pause: Pause,
+/** The pauses between attempts, and how many are left. */
+export class Backoff {
+  readonly #options: Required<RetryOptions>;
+  readonly #pause: Pause;
+  #failures = 0;
+
+  /**
+   * @param options How often to try, and how long to wait.
+   * @param pause What waits.
+   */
+  constructor(options: Required<RetryOptions>, pause: Pause = new Pause()) {
+    this.#options = options;
+    this.#pause = pause;
+  }
+
+  /** How long a connection has to last to count as a success, in ms. */
+  get maxDelay(): number {
+    return this.#options.maxDelay;
+  }
+
+  /** Counts an attempt that failed; whether there may be another one. */
+  failed(): boolean {
+    return ++this.#failures < this.#options.attempts;
+  }
+
+  /** Counts from the beginning: an attempt has succeeded. */
+  reset(): void {
+    this.#failures = 0;
+  }
+
+  /** Waits before the next attempt. */
+  wait(): Promise<void> {
+    const { firstDelay, maxDelay, jitter } = this.#options;
+    const doublings = Math.max(0, this.#failures - 1);
+    // 0 doubles to 1, or it would knock without a pause for ever.
+    const base = doublings > 0 ? Math.max(firstDelay, 0.5) : firstDelay;
+    const delay = Math.min(base * 2 ** Math.min(doublings, 52), maxDelay);
+    return this.#pause.wait(delay * (1 - jitter * Math.random()));
+  }
+
+  /** Whether the script stays alive for a pause. */
+  hold(held: boolean): void {
+    this.#pause.hold(held);
+  }
+
+  /** Ends the pause, and every later one. */
+  cut(): void {
+    this.#pause.cut();
+  }
+}
+
+/** Where and how to connect. */
+export interface Target {
+  address: Address;
+  wire: number;
+  portOffset?: number | undefined;
+  tls: boolean | ClientTLSOptions;
+  connectTimeout: number;
+  /** Called with what went wrong when another attempt follows. */
+  onRetry?: ((error: Error) => void) | undefined;
+}
+
+/** Connects, with TLS if so wanted, until time or signal end it. */
+export async function dial(
+  { address, wire, portOffset, tls, connectTimeout }: Target,
   signal: AbortSignal | undefined,
-  failed: (error: unknown) => void,
-): Promise<T> {
-  const cut = () => pause.cut();
+): Promise<Conn> {
+  const deadline = new Deadline(connectTimeout, "no answer");
+  const abort = () => deadline.end(signal?.reason);
+  signal?.addEventListener("abort", abort, { once: true });
+  try {
+    return await connect(address[0], wire, tls, deadline.signal);
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason;
+    const where = formatWithWire(address, portOffset);
+    const why = deadline.signal.aborted ? deadline.signal.reason : error;
+    throw explain(`Cannot connect to ${where}`, why);
+  } finally {
+    deadline.clear();
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+async function connect(
+  hostname: string,
+  port: number,
+  tls: boolean | ClientTLSOptions,
+  signal: AbortSignal,
+): Promise<Conn> {
+  const conn = await Deno.connect({ hostname, port, signal });
+  if (signal.aborted) {
+    conn.close();
+    throw signal.reason;
+  }
+  tune(conn);
+  if (tls === false) return conn;
+  return startTls(conn, hostname, tls === true ? {} : tls, signal);
+}
+
+/** Connects, and tries again until it succeeds, the attempts are used up, or the signal aborts. */
+export async function keepDialing(
+  target: Target,
+  backoff: Backoff,
+  signal: AbortSignal | undefined,
+): Promise<Conn> {
+  const cut = () => backoff.cut();
   signal?.addEventListener("abort", cut, { once: true });
   try {
-    for (let tries = 1, delay = firstDelay;; tries++) {
+    for (;;) {
       try {
-        return await attempt();
+        return await dial(target, signal);
       } catch (error) {
-        if (tries >= attempts || isHopeless(error)) throw error;
+        if (isHopeless(error) || !backoff.failed()) throw error;
         signal?.throwIfAborted();
-        failed(error);
+        notify(target.onRetry, reportError, error as Error);
       }
-      await pause.wait(
-        Math.min(delay, maxDelay) * (1 - jitter * Math.random()),
-      );
+      await backoff.wait();
       signal?.throwIfAborted();
-      delay = Math.min(delay * 2, maxDelay);
     }
   } finally {
     signal?.removeEventListener("abort", cut);
@@ -106,102 +220,230 @@ function isHopeless(error: unknown): boolean {
     error instanceof Deno.errors.InvalidData || error instanceof TypeError;
 }
 
-interface Entry {
-  message: string;
-  resolve(): void;
-  reject(error: unknown): void;
+/** What a {@linkcode ReconnectingLink} is made with. */
+export interface ReconnectingOptions extends ConnectionOptions, Target {
+  reconnect: Required<RetryOptions>;
+  /** The memory that messages may take which wait for a connection, in bytes. */
+  maxSendBufferBytes: number;
+  /** Ends the link for good. */
+  signal: AbortSignal | undefined;
+  /** Called when there is a connection again. */
+  onReconnect: (() => void) | undefined;
 }
 
 /**
- * Messages that outlive a connection: each is kept until all its bytes are with the
- * kernel, and one that was not when the connection broke goes to the next one, whole.
+ * One connection after the other. What was not wholly with the kernel when a connection
+ * broke is sent by the next one, whole; what had arrived can still be taken.
  */
-export class Outbox {
-  readonly #limit: number;
-  readonly #lost: (connection: Connection) => void;
-  /** In the order of the calls; the connection has been given the first of them. */
-  readonly #entries = new Set<Entry>();
-  /** How many bytes wait, from the first message on that had to. */
-  #size: number | undefined;
-  #connection: Connection | undefined;
-  /** How many messages the connection had sent for entries that are gone. */
-  #settled = 0;
+export class ReconnectingLink implements Link {
+  readonly #options: ReconnectingOptions;
+  readonly #events: LinkEvents;
+  readonly #outbox = new Outbox(true);
+  readonly #backoff: Backoff;
+  readonly #stopped = new AbortController();
+  #connection: Connection;
+  #connectedAt = 0;
+  #up = true;
+  #held = false;
+  /** How it ended for good. */
+  #end: End | undefined;
+  /** What had arrived by connections that are gone. */
+  #kept: Received = [];
+  #keptBytes = 0;
 
   /**
-   * @param limit How many bytes may wait while there is no connection.
-   * @param lost Called when a connection does not send any more.
+   * @param conn The first connection.
+   * @param options How to connect again, and limits.
+   * @param events What to call when.
    */
-  constructor(limit: number, lost: (connection: Connection) => void) {
-    this.#limit = limit;
-    this.#lost = lost;
+  constructor(conn: Conn, options: ReconnectingOptions, events: LinkEvents) {
+    this.#options = options;
+    this.#events = events;
+    this.#backoff = new Backoff(options.reconnect);
+    this.#connection = this.#attach(conn);
+    options.signal?.addEventListener("abort", this.#abort, { once: true });
   }
 
-  /** Whether somebody waits for a message to be sent. */
-  get waiting(): boolean {
-    return this.#entries.size > 0;
-  }
-
-  /** Sends a message that was checked, as soon as there is a connection. */
-  send(message: string, connected: boolean): Promise<void> {
-    if (!connected) this.#hold(message);
-    return new Promise((resolve, reject) => {
-      const entry = { message, resolve, reject };
-      this.#entries.add(entry);
-      if (connected && this.#connection) this.#post(entry, this.#connection);
+  #attach(conn: Conn): Connection {
+    const connection: Connection = new Connection(conn, {
+      ...this.#options,
+      outbox: this.#outbox,
+    }, {
+      arrived: () => {
+        if (connection === this.#connection && this.#up) {
+          this.#events.arrived();
+        }
+      },
+      gone: (error) => void this.#lost(connection, error),
+      over: () => {},
     });
+    this.#connectedAt = performance.now();
+    connection.hold(this.#held);
+    return connection;
   }
 
-  /** Counts what waits, only now: as long as there is a connection nothing needs it. */
-  #hold(message: string): void {
-    this.#size ??= this.#entries.values()
-      .reduce((size, { message }) => size + frameLength(message), 0);
-    const size = this.#size + frameLength(message);
-    if (size > this.#limit) {
-      throw new CommunicationError(
-        `Cannot hold more than ${this.#limit} bytes until there is a connection again`,
-      );
+  get localAddress(): Address {
+    return this.#connection.localAddress;
+  }
+
+  get open(): boolean {
+    return this.#up && this.#connection.open;
+  }
+
+  start(): void {
+    if (this.#keptBytes < READ_AHEAD_BYTES) this.#connection.start();
+  }
+
+  hold(held: boolean): void {
+    this.#held = held;
+    this.#connection.hold(held);
+    this.#holdPause();
+  }
+
+  /** A pause is held for whoever receives, and for what waits to be sent. */
+  #holdPause(): void {
+    this.#backoff.hold(this.#held || this.#outbox.count > 0);
+  }
+
+  take(): Received | undefined {
+    if (this.#kept.length === 0) {
+      return this.#up ? this.#connection.take() : undefined;
     }
-    this.#size = size;
+    const kept = this.#kept;
+    this.#kept = [];
+    this.#keptBytes = 0;
+    if (this.#up) this.#connection.start();
+    return kept;
   }
 
-  #post(entry: Entry, connection: Connection): void {
+  send(message: string): Promise<void> {
+    checkMessage(message, this.#options.maxMessageBytes);
+    if (this.#end) throw this.#closedError("send to");
+    if (!this.#up) this.#checkRoom(message);
+    const sent = this.#outbox.post(message).wait();
+    if (this.#up) this.#connection.pump();
+    else this.#holdPause();
+    return sent;
+  }
+
+  #checkRoom(message: string): void {
+    const { maxSendBufferBytes } = this.#options;
+    const cost = frameLength(message) + MESSAGE_OVERHEAD_BYTES;
+    if (this.#outbox.cost + cost <= maxSendBufferBytes) return;
+    throw new CommunicationError(
+      `Cannot hold more than ${maxSendBufferBytes} bytes until there is a connection again`,
+    );
+  }
+
+  /** A connection has ended: another one follows. */
+  async #lost(lost: Connection, error: Error | undefined): Promise<void> {
+    if (this.#end || !this.#up || lost !== this.#connection) return;
+    this.#up = false;
+    const comesBack = this.#comeBack(lost, error);
+    this.#events.gone(error);
+    await comesBack;
+  }
+
+  async #comeBack(lost: Connection, error: Error | undefined): Promise<void> {
+    const lasted = performance.now() - this.#connectedAt;
+    await this.#readOut(lost);
+    lost.destroy();
+    await lost.settled();
+    if (this.#end) return;
+    const cause = error ?? lost.receiveError();
+    this.#outbox.broke(() => lost.sendError());
+    this.#holdPause();
     try {
-      connection.post(entry.message).then(() => {
-        if (connection === this.#connection) this.#settle(entry);
-      }, () => this.#lost(connection));
-    } catch {
-      this.#lost(connection);
+      const isProven = lost.bytesIn > 0 || lasted >= this.#backoff.maxDelay;
+      if (isProven) this.#backoff.reset();
+      else if (!this.#backoff.failed()) throw cause;
+      else notify(this.#options.onRetry, reportError, cause);
+      await this.#connectAgain();
+    } catch (error) {
+      if (!this.#end) this.#finish({ by: "fault", cause: error });
     }
   }
 
-  #settle(entry: Entry): void {
-    if (!this.#entries.delete(entry)) return;
-    this.#settled++;
-    entry.resolve();
-  }
-
-  /** Sends through this connection, what waits first. */
-  attach(connection: Connection): void {
-    this.#connection = connection;
-    this.#settled = 0;
-    this.#size = undefined;
-    for (const entry of this.#entries) this.#post(entry, connection);
-  }
-
-  /** Keeps what the connection, which is gone, has not sent. */
-  detach(): void {
-    const sent = this.#connection?.sent ?? 0;
-    for (const entry of this.#entries) {
-      if (this.#settled >= sent) break;
-      this.#settle(entry);
+  /** What the kernel still has is the script's; a connection that was cut has no more. */
+  async #readOut(lost: Connection): Promise<void> {
+    const end = performance.now() + LINGER_MS;
+    for (this.#keep(lost); lost.readable; this.#keep(lost)) {
+      const left = end - performance.now();
+      if (left <= 0 || this.#keptBytes >= MAX_KEPT_BYTES || this.#end) return;
+      await within(left, lost.reading);
     }
-    this.#connection = undefined;
-    this.#size = undefined;
   }
 
-  /** Nothing more will be sent. */
-  end(error: () => Error): void {
-    for (const entry of this.#entries) entry.reject(error());
-    this.#entries.clear();
+  /** Takes what has arrived whole. */
+  #keep(lost: Connection): void {
+    if (this.#end) return;
+    for (let items; (items = lost.take());) {
+      this.#kept.push(...items);
+      for (const item of items) {
+        this.#keptBytes += String(item).length + MESSAGE_OVERHEAD_BYTES;
+      }
+    }
+    this.#events.arrived();
+  }
+
+  async #connectAgain(): Promise<void> {
+    const { signal } = this.#stopped;
+    // At once would be too often for a server that accepts and closes.
+    await this.#backoff.wait();
+    signal.throwIfAborted();
+    const conn = await keepDialing(this.#options, this.#backoff, signal);
+    if (signal.aborted) return conn.close();
+    this.#connection = this.#attach(conn);
+    this.#up = true;
+    this.start();
+    // Who says again who it is says it first.
+    this.#outbox.ahead(() => notify(this.#options.onReconnect, reportError));
+  }
+
+  readonly #abort = (): void => {
+    const cause: unknown = this.#options.signal?.reason;
+    this.#connection.destroy(cause);
+    this.#finish({ by: "fault", cause });
+  };
+
+  /** Ends for good. */
+  #finish(end: End): void {
+    if (this.#end) return;
+    this.#end = end;
+    this.#stop();
+    this.#outbox.end(this.#closedError("send to"));
+    this.#events.over();
+  }
+
+  #stop(): void {
+    this.#up = false;
+    this.#options.signal?.removeEventListener("abort", this.#abort);
+    this.#stopped.abort();
+    this.#backoff.cut();
+  }
+
+  close(): Promise<void> {
+    return this.#connection.close();
+  }
+
+  async leave(): Promise<void> {
+    const wasUp = this.#up;
+    this.#end = { by: "us" };
+    this.#kept = [];
+    this.#keptBytes = 0;
+    this.#stop();
+    // What waits to be sent is sent, where there is a connection.
+    const closed = this.#connection.leave();
+    if (wasUp) await closed;
+    this.#outbox.end(this.#closedError("send to"));
+    await closed;
+  }
+
+  #closedError(what: string): ClosedError {
+    return closedError(what, this.#connection.peer, this.#end ?? { by: "us" });
+  }
+
+  receiveError(): ClosedError {
+    return this.#closedError("receive from");
   }
 }

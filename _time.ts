@@ -50,6 +50,92 @@ export class Deadline {
   }
 }
 
+/** What an {@linkcode IdleWatch} looks at. */
+export interface Watched {
+  /** What this side waits for: a message, or room to send. */
+  readonly awaits: "message" | "room" | undefined;
+  /** The peer has been silent for too long. */
+  giveUpSilent(ms: number): void;
+}
+
+/** How long before the deadline a silent peer is first checked, in ms. */
+const FIRST_LOOK_MS = 100;
+
+/**
+ * Gives up a peer that was silent for too long: at the second look after its time ran out,
+ * if nothing came since the first. What arrived while the script held the event loop up is
+ * read only after its timers, and what was lost while the machine stood still is sent
+ * again: so as much as the first look comes late, the second is put off.
+ */
+export class IdleWatch {
+  readonly #messageMs: number;
+  readonly #roomMs: number;
+  readonly #watched: Watched;
+  #heardAt = performance.now();
+  /** Counts what was heard, and how much that was when the time had run out. */
+  #heard = 0;
+  #suspected: number | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stopped = false;
+
+  /**
+   * @param messageMs How long a peer may send nothing, in ms.
+   * @param minRoomMs How long it may take nothing at the least, in ms.
+   * @param watched Who is watched.
+   */
+  constructor(messageMs: number, minRoomMs: number, watched: Watched) {
+    this.#messageMs = messageMs;
+    this.#roomMs = Math.max(messageMs, minRoomMs);
+    this.#watched = watched;
+    this.#after(Math.max(0, messageMs - FIRST_LOOK_MS));
+  }
+
+  /** The peer was heard, or its silence does not count. */
+  heard(): void {
+    this.#heardAt = performance.now();
+    this.#heard++;
+  }
+
+  /** Looks no more. */
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+  }
+
+  #after(ms: number): void {
+    // No longer than the shorter limit, as that one may hold by then.
+    this.#set(() => this.#look(), Math.min(ms, this.#messageMs, MAX_TIMER));
+  }
+
+  #set(then: () => void, ms: number): void {
+    if (this.#stopped) return;
+    this.#timer = setTimeout(then, ms);
+    Deno.unrefTimer(this.#timer);
+  }
+
+  #look(): void {
+    const { awaits } = this.#watched;
+    if (!awaits) this.heard();
+    const limit = awaits === "room" ? this.#roomMs : this.#messageMs;
+    const left = this.#heardAt + limit - performance.now();
+    if (left <= 0 && this.#suspected === this.#heard) {
+      return this.#confirm(limit);
+    }
+    const early = left - Math.min(FIRST_LOOK_MS, limit / 2);
+    this.#suspected = early <= 0 ? this.#heard : undefined;
+    this.#after(early > 0 ? early : Math.max(left, -early));
+  }
+
+  /** Once all has been read that is there: that takes two turns of the event loop. */
+  #confirm(limit: number): void {
+    this.#set(() =>
+      this.#set(() => {
+        if (this.#suspected !== this.#heard) return this.#look();
+        this.#watched.giveUpSilent(limit);
+      }, 0), 0);
+  }
+}
+
 /** A pause that can be cut short, and can let the script end meanwhile. */
 export class Pause {
   #timer: ReturnType<typeof setTimeout> | undefined;

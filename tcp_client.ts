@@ -21,54 +21,39 @@
  * @module
  */
 
+import { type Address, checkHost, wirePort } from "./_address.ts";
 import {
-  type Address,
-  checkHost,
-  formatWithWire,
-  toAddress,
-  wirePort,
-} from "./_address.ts";
+  type Conn,
+  Connection,
+  DEFAULT_MAX_SEND_BUFFER_BYTES,
+  type Link,
+  type LinkEvents,
+} from "./_connection.ts";
+import { checkMaxMessageBytes, DEFAULT_MAX_MESSAGE_BYTES } from "./_framing.ts";
+import { Inbox, type ReceiveOptions } from "./_inbox.ts";
 import {
   checkFunction,
   checkInteger,
   checkOptions,
   checkSignal,
   checkTime,
-  isPromise,
+  notify,
 } from "./_options.ts";
 import {
-  type Conn,
-  Connection,
-  DEFAULT_MAX_SEND_BUFFER_BYTES,
-  tune,
-} from "./_connection.ts";
-import { ClosedError, explain, reason } from "./_errors.ts";
-import {
-  checkMaxMessageBytes,
-  checkMessage,
-  DEFAULT_MAX_MESSAGE_BYTES,
-} from "./_framing.ts";
-import { Inbox, type ReceiveOptions } from "./_inbox.ts";
-import {
+  Backoff,
   checkRetry,
-  Outbox,
+  dial,
+  keepDialing,
+  ReconnectingLink,
   type RetryOptions,
-  tryAgain,
 } from "./_reconnect.ts";
 import { newStats, type Stats } from "./_stats.ts";
-import { checkClientTls, type ClientTLSOptions, startTls } from "./_tls.ts";
-import { Deadline, Hold, Pause } from "./_time.ts";
+import { Hold } from "./_time.ts";
+import { checkClientTls, type ClientTLSOptions } from "./_tls.ts";
 
 export type { Address, ClientTLSOptions, ReceiveOptions, RetryOptions, Stats };
 
 const DEFAULT_CONNECT_TIMEOUT = 10_000;
-/**
- * Characters that had arrived by lost connections and nobody received: with how many
- * the next connection is read all the same, and how many are kept at the most.
- */
-const REST_AHEAD = 4096;
-const MAX_REST = DEFAULT_MAX_SEND_BUFFER_BYTES;
-
 /** Options of {@linkcode createTcpClient}. */
 export interface TCPClientOptions {
   /**
@@ -184,7 +169,7 @@ export async function createTcpClient(
   const { signal, retry } = settings;
   signal?.throwIfAborted();
   const conn = retry
-    ? await keepDialing(settings, retry, new Pause(), signal)
+    ? await keepDialing(settings, new Backoff(retry), signal)
     : await dial(settings, signal);
   if (signal?.aborted) {
     conn.close();
@@ -233,65 +218,28 @@ function checkClientOptions(
   return settings;
 }
 
-/** Connects, with TLS if so wanted, until time or signal end it. */
-async function dial(
-  { address, wire, portOffset, tls, connectTimeout }: Settings,
-  signal: AbortSignal | undefined,
-): Promise<Conn> {
-  const deadline = new Deadline(connectTimeout, "no answer");
-  const abort = () => deadline.end(signal?.reason);
-  signal?.addEventListener("abort", abort, { once: true });
-  try {
-    return await connect(address[0], wire, tls, deadline.signal);
-  } catch (error) {
-    if (signal?.aborted) throw signal.reason;
-    const where = formatWithWire(address, portOffset);
-    const why = deadline.signal.aborted ? deadline.signal.reason : error;
-    throw explain(`Cannot connect to ${where}`, why);
-  } finally {
-    deadline.clear();
-    signal?.removeEventListener("abort", abort);
-  }
-}
-
-async function connect(
-  hostname: string,
-  port: number,
-  tls: boolean | ClientTLSOptions,
-  signal: AbortSignal,
-): Promise<Conn> {
-  const conn = await Deno.connect({ hostname, port, signal });
-  if (signal.aborted) {
-    conn.close();
-    throw signal.reason;
-  }
-  if (tls === false) return conn;
-  tune(conn);
-  return startTls(conn, hostname, tls === true ? {} : tls, signal);
-}
-
-function keepDialing(
+/** The way to the server: one connection, or one after the other. */
+function linkTo(
+  conn: Conn,
   settings: Settings,
-  retry: Required<RetryOptions>,
-  pause: Pause,
-  signal: AbortSignal | undefined,
-): Promise<Conn> {
-  // What dial() throws is an error, but for the reason of an abort, which ends it.
-  const failed = (error: unknown) => tell(settings.onRetry, error as Error);
-  return tryAgain(() => dial(settings, signal), retry, pause, signal, failed);
-}
-
-/** Calls a callback of the options; what it throws is an uncaught error. */
-function tell<Args extends unknown[]>(
-  callback: ((...args: Args) => void) | undefined,
-  ...args: Args
-): void {
-  try {
-    const result: unknown = callback?.(...args);
-    if (isPromise(result)) result.then(undefined, reportError);
-  } catch (error) {
-    reportError(error);
-  }
+  stats: Stats,
+  events: LinkEvents,
+): Link {
+  const { reconnect, portOffset, signal, onReconnect, onRetry } = settings;
+  const options = {
+    ...settings,
+    portOffset,
+    remoteAddress: settings.address,
+    stats,
+  };
+  if (!reconnect) return new Connection(conn, options, events);
+  return new ReconnectingLink(conn, {
+    ...options,
+    reconnect,
+    signal,
+    onReconnect,
+    onRetry,
+  }, events);
 }
 
 let newClient: (conn: Conn, settings: Settings) => TCPClient;
@@ -339,7 +287,7 @@ export class TCPClient
    * @returns The address.
    */
   get localAddress(): Address {
-    return this.#localAddress;
+    return this.#link.localAddress;
   }
 
   /**
@@ -356,25 +304,11 @@ export class TCPClient
    * ```
    */
   readonly remoteAddress: Address;
-  readonly #settings: Settings;
+  readonly #onDisconnect: ((error?: Error) => void) | undefined;
   readonly #inbox: Inbox<string>;
-  readonly #outbox: Outbox | undefined;
   readonly #stats = newStats();
-  readonly #pause = new Pause();
-  readonly #stopped = new AbortController();
-  #connection: Connection;
-  #localAddress: Address;
-  #reading: Connection | undefined;
-  /** What had arrived by connections that are gone. */
-  #rest: (string | Error)[] = [];
-  #restSize = 0;
-  readonly #hold = new Hold((held) => {
-    this.#connection.hold(held);
-    this.#pause.hold(held || this.#outbox?.waiting === true);
-  });
-  /** Whether nothing more may be taken from the connection. */
-  #drained = false;
-  #state: "open" | "down" | "ended" = "open";
+  readonly #link: Link;
+  readonly #hold = new Hold((held) => this.#link.hold(held));
   #disconnected: Promise<void> | undefined;
 
   static {
@@ -382,184 +316,27 @@ export class TCPClient
   }
 
   private constructor(conn: Conn, settings: Settings) {
-    this.#settings = settings;
     this.remoteAddress = settings.address;
+    this.#onDisconnect = settings.onDisconnect;
     this.#inbox = new Inbox<string>({
-      take: () => this.#take(),
+      take: () => this.#link.take(),
       awaited: (waiting) => this.#hold.want(waiting),
     });
-    if (settings.reconnect) {
-      this.#outbox = new Outbox(
-        settings.maxSendBufferBytes,
-        (connection) => this.#lose(connection),
-      );
-      settings.signal?.addEventListener("abort", this.#abort, { once: true });
-    }
-    this.#localAddress = this.#toAddress(conn);
-    this.#connection = this.#connect(conn);
-    this.#start();
-  }
-
-  #toAddress(conn: Conn): Address {
-    const { portOffset } = this.#settings;
-    return toAddress(conn.localAddr as Deno.NetAddr, portOffset);
-  }
-
-  #connect(conn: Conn): Connection {
-    return new Connection(conn, {
-      ...this.#settings,
-      portOffset: this.#settings.portOffset,
-      remoteAddress: this.remoteAddress,
-      stats: this.#stats,
+    this.#link = linkTo(conn, settings, this.#stats, {
+      arrived: () => this.#inbox.deliver(),
+      gone: (error) => notify(this.#onDisconnect, reportError, error),
+      over: () => this.#end(),
     });
-  }
-
-  #start(): void {
-    this.#drained = false;
-    this.#state = "open";
     this.#hold.apply();
-    this.#outbox?.attach(this.#connection);
-    if (this.#restSize < REST_AHEAD) this.#read();
+    this.#link.start();
   }
 
-  /** Decodes what is next, and reads on as soon as little is left to decode. */
-  #take(): (string | Error)[] | undefined {
-    if (this.#rest.length > 0) {
-      this.#restSize = 0;
-      if (this.#state === "open") this.#read();
-      return this.#rest.splice(0);
-    }
-    if (this.#drained) return undefined;
-    try {
-      const messages = this.#connection.take();
-      if (this.#connection.hungry) this.#read();
-      return messages;
-    } catch (error) {
-      const connection = this.#connection;
-      connection.destroy(error);
-      this.#drained = true;
-      // Only then, as the inbox is about to hand out this error.
-      queueMicrotask(() => this.#lose(connection));
-      return [error as Error];
-    }
-  }
-
-  /** A read is always pending while there is room: so the end is seen without a receiver. */
-  async #read(): Promise<void> {
-    const connection = this.#connection;
-    if (this.#reading === connection) return;
-    this.#reading = connection;
-    const more = await connection.read();
-    if (this.#reading === connection) this.#reading = undefined;
-    if (!more) return this.#lose(connection);
-    if (connection !== this.#connection) return;
-    this.#inbox.deliver();
-    if (connection.hungry) this.#read();
-  }
-
-  /** The connection has ended: comes back, or ends for good. */
-  #lose(connection: Connection): void {
-    if (this.#state !== "open" || connection !== this.#connection) return;
-    const { reconnect, onDisconnect } = this.#settings;
-    const error = connection.endError();
-    if (reconnect && this.#outbox) {
-      this.#state = "down";
-      this.#comeBack(connection, this.#outbox, reconnect);
-    } else {
-      this.#state = "ended";
-      this.#hold.end();
-      connection.close();
-      this.#inbox.end(() => connection.receiveError());
-    }
-    tell(onDisconnect, error);
-  }
-
-  async #comeBack(
-    lost: Connection,
-    outbox: Outbox,
-    reconnect: Required<RetryOptions>,
-  ): Promise<void> {
-    const { signal } = this.#stopped;
-    // After a write that failed; otherwise it has nothing more to read.
-    await this.#readOut(lost);
-    this.#keep(lost);
-    lost.destroy();
-    await lost.flushed();
-    outbox.detach();
-    this.#hold.apply();
-    // At once would be too often for a server that accepts and closes.
-    await this.#pause.wait(reconnect.firstDelay);
-    try {
-      signal.throwIfAborted();
-      const conn = await keepDialing(
-        this.#settings,
-        reconnect,
-        this.#pause,
-        signal,
-      );
-      if (signal.aborted) return conn.close();
-      this.#localAddress = this.#toAddress(conn);
-      this.#connection = this.#connect(conn);
-      this.#start();
-      tell(this.#settings.onReconnect);
-    } catch (error) {
-      if (!signal.aborted) this.#finish(error);
-    }
-  }
-
-  /** What the kernel still has is the script's; behind a failed write no more comes. */
-  async #readOut(lost: Connection): Promise<void> {
-    do this.#collect(lost); while (
-      !this.#drained && this.#restSize < MAX_REST && await lost.read()
-    );
-  }
-
-  /** Takes what had arrived whole by a connection that is gone. */
-  #keep(lost: Connection): void {
-    this.#collect(lost);
-    this.#drained = true;
-  }
-
-  #collect(lost: Connection): void {
-    try {
-      for (let items; !this.#drained && (items = lost.take());) {
-        this.#rest.push(...items);
-        for (const item of items) this.#restSize += String(item).length;
-      }
-    } catch (error) {
-      this.#drained = true;
-      this.#rest.push(error as Error);
-    }
-    this.#inbox.deliver();
-  }
-
-  /** Ends for good, because of `cause` if there is one. */
-  #finish(cause?: unknown): void {
-    const lost = this.#connection;
-    const { signal } = this.#settings;
-    this.#state = "ended";
-    signal?.removeEventListener("abort", this.#abort);
-    this.#stopped.abort();
+  /** Nothing will arrive any more: what has can still be received. */
+  #end(): void {
     this.#hold.end();
-    this.#pause.cut();
-    const closed = (what: string) =>
-      new ClosedError(
-        `Cannot ${what} ${lost.peer}: ${reason(cause)}`,
-        { cause },
-      );
-    this.#inbox.end(() =>
-      cause === undefined ? lost.receiveError() : closed("receive from")
-    );
-    this.#outbox?.end(() =>
-      cause === undefined ? lost.sendError() : closed("send to")
-    );
+    this.#inbox.end(() => this.#link.receiveError());
+    this.#link.close();
   }
-
-  readonly #abort = (): void => {
-    const { signal } = this.#settings;
-    this.#connection.destroy(signal?.reason);
-    this.#finish(signal?.reason);
-  };
 
   /**
    * Whether messages can be sent: false once either side has closed the connection
@@ -580,7 +357,7 @@ export class TCPClient
    * @returns Whether messages can be sent.
    */
   get connected(): boolean {
-    return this.#state === "open" && this.#connection.open;
+    return this.#link.open;
   }
 
   /**
@@ -630,15 +407,7 @@ export class TCPClient
    */
   send(message: string): Promise<void> {
     try {
-      if (!this.#outbox) return this.#connection.post(message);
-      checkMessage(message, this.#settings.maxMessageBytes);
-      if (this.#state === "ended") throw this.#connection.sendError();
-      const sent = this.#outbox.send(
-        message,
-        this.#state === "open",
-      );
-      if (this.#state === "down") this.#hold.apply();
-      return sent;
+      return this.#link.send(message);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -693,23 +462,15 @@ export class TCPClient
    * ```
    */
   disconnect(): Promise<void> {
-    this.#drained = true;
-    this.#rest = [];
-    this.#restSize = 0;
-    this.#inbox.clear();
     return this.#disconnected ??= this.#disconnect();
   }
 
-  async #disconnect(): Promise<void> {
-    const wasOpen = this.#state === "open";
-    const connection = this.#connection;
-    const closed = connection.close();
-    this.#state = "ended";
-    this.#inbox.end(() => connection.receiveError());
-    // What waits to be sent is sent, where there is a connection.
-    if (wasOpen) await closed;
-    this.#finish();
-    await closed;
+  #disconnect(): Promise<void> {
+    this.#hold.end();
+    const left = this.#link.leave();
+    this.#inbox.clear();
+    this.#inbox.end(() => this.#link.receiveError());
+    return left;
   }
 
   /**

@@ -36,64 +36,61 @@ import {
   toAddress,
   wirePort,
 } from "./_address.ts";
+import {
+  type Conn,
+  DEFAULT_MAX_SEND_BUFFER_BYTES,
+  tune,
+  type Watcher,
+} from "./_connection.ts";
+import {
+  ClosedError,
+  CommunicationError,
+  ErrorLog,
+  explain,
+} from "./_errors.ts";
+import {
+  checkMaxMessageBytes,
+  checkMessage,
+  DEFAULT_MAX_MESSAGE_BYTES,
+  encodeFrame,
+} from "./_framing.ts";
 import { allowCidr, refusal } from "./_ip.ts";
 import {
   checkFunction,
   checkInteger,
   checkOptions,
   checkTime,
-  isPromise,
+  notify,
   show,
 } from "./_options.ts";
 import {
-  type Conn,
-  Connection,
-  DEFAULT_MAX_SEND_BUFFER_BYTES,
-  LINGER,
-} from "./_connection.ts";
-import { ClosedError, CommunicationError, explain } from "./_errors.ts";
-import {
-  checkMaxMessageBytes,
-  checkMessage,
-  type Decoded,
-  DEFAULT_MAX_MESSAGE_BYTES,
-  encodeFrame,
-} from "./_framing.ts";
-
+  type Host,
+  type MessageCallback,
+  type MessageContext,
+  type Reply,
+  ServedClient,
+} from "./_served_client.ts";
 import { newStats, type ServerStats, type Stats } from "./_stats.ts";
+import { Deadline, Pause } from "./_time.ts";
 import { checkServerTls, type ServerTLSOptions, shakeHands } from "./_tls.ts";
-import { Deadline, within } from "./_time.ts";
 
 export { allowCidr };
-export type { Address, ServerStats, ServerTLSOptions, Stats };
+export type {
+  Address,
+  MessageCallback,
+  MessageContext,
+  Reply,
+  ServerStats,
+  ServerTLSOptions,
+  Stats,
+};
 
-/** Unsent bytes from which on a client is read no further. */
-const HIGH_WATER = 65_536;
 /** How long {@linkcode TCPServer.sendToAll} waits for slow clients, in ms. */
-const PATIENCE = 100;
+const PATIENCE_MS = 100;
 /** Pauses after a failure to accept, in ms: the first, and the longest. */
-const MIN_PAUSE = 20;
-const MAX_PAUSE = 500;
+const MIN_PAUSE_MS = 20;
+const MAX_PAUSE_MS = 500;
 const DEFAULT_HANDSHAKE_TIMEOUT = 10_000;
-
-/**
- * What a {@linkcode MessageCallback} may return: a string is sent back to the
- * client, `null` and `undefined` send nothing.
- */
-export type Reply = string | null | undefined | void;
-
-/**
- * Called with each message of each client, one at a time for a client, in the
- * order they arrived.
- *
- * @param message The message.
- * @param clientAddr The address of the client.
- * @returns The reply, or a promise of it.
- */
-export type MessageCallback = (
-  message: string,
-  clientAddr: Address,
-) => Reply | Promise<Reply>;
 
 /** Options of {@linkcode createTcpServer}. */
 export interface TCPServerOptions {
@@ -235,7 +232,6 @@ const DEFAULTS = {
   maxClients: 1024,
   maxSendBufferBytes: DEFAULT_MAX_SEND_BUFFER_BYTES,
   idleTimeout: 0,
-  onError: logError,
 };
 
 function checkServerOptions(options: TCPServerOptions): Settings {
@@ -253,22 +249,6 @@ function checkServerOptions(options: TCPServerOptions): Settings {
     checkFunction(name, settings[name]);
   }
   return settings;
-}
-
-function logError(error: Error, clientAddr?: Address): void {
-  if (clientAddr) console.error(`${formatAddress(clientAddr)}:`, error);
-  else console.error(error);
-}
-
-interface Client {
-  readonly address: Address;
-  readonly connection: Connection;
-  /** Whether a call of sendToAll waited for it in vain, and it has not caught up since. */
-  slow?: boolean;
-  /** Whether onDisconnect was called for it. */
-  gone?: boolean;
-  /** The callback at work on a message of this client. */
-  working?: Promise<void> | undefined;
 }
 
 let newServer: (
@@ -329,9 +309,17 @@ export class TCPServer implements AsyncDisposable, Disposable {
   readonly finished: Promise<void>;
   readonly #finish: () => void;
   readonly #listener: Listener;
-  readonly #callback: MessageCallback | undefined;
   readonly #settings: Settings;
-  readonly #clients = new Map<string, Client>();
+  readonly #host: Host;
+  readonly #log = new ErrorLog();
+  /** Those that get pushes, connected longest first. */
+  readonly #clients = new Set<ServedClient>();
+  /** The same by remote address: usually one, or one for each address of this machine. */
+  readonly #byAddress = new Map<string, ServedClient[]>();
+  /** Whose address this very object is. */
+  readonly #owners = new WeakMap<Address, ServedClient>();
+  /** All that have not been closed, those included that only wait for replies. */
+  readonly #open = new Set<ServedClient>();
   readonly #handshakes = new Map<Deadline, Promise<void>>();
   readonly #stats: ServerStats = {
     ...newStats(),
@@ -340,8 +328,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
     slowClientsDropped: 0,
   };
   readonly #accepting: Promise<void>;
+  readonly #pause = new Pause();
   #stopped: Promise<void> | undefined;
-  #resume: (() => void) | undefined;
   #held = true;
 
   static {
@@ -356,20 +344,30 @@ export class TCPServer implements AsyncDisposable, Disposable {
   ) {
     this.#listener = listener;
     this.address = address;
-    this.#callback = callback;
     this.#settings = settings;
+    this.#host = {
+      callback,
+      maxSendBufferBytes: settings.maxSendBufferBytes,
+      leaving: (client) => this.#forget(client),
+      gone: (client, error) => this.#gone(client, error),
+      closed: (client) => this.#open.delete(client),
+      report: (error, client) => this.#report(error, client),
+      thrown: (what, error, client) => this.#reportThrown(what, error, client),
+    };
     const { promise, resolve } = Promise.withResolvers<void>();
     this.finished = promise;
     this.#finish = resolve;
     this.#accepting = this.#accept();
   }
 
+  // Accepting
+
   /** Not `for await (… of listener)`: that ends at the first failure. */
   async #accept(): Promise<void> {
-    for (let pause = MIN_PAUSE; !this.#stopped;) {
+    for (let pause = MIN_PAUSE_MS; !this.#stopped;) {
       try {
         this.#welcome(await this.#listener.accept());
-        pause = MIN_PAUSE;
+        pause = MIN_PAUSE_MS;
       } catch (error) {
         if (this.#stopped) return;
         this.#report(
@@ -378,41 +376,39 @@ export class TCPServer implements AsyncDisposable, Disposable {
             error,
           ),
         );
-        await this.#pause(pause);
-        pause = Math.min(pause * 2, MAX_PAUSE);
+        await this.#pause.wait(pause);
+        pause = Math.min(pause * 2, MAX_PAUSE_MS);
       }
     }
   }
 
-  #pause(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      this.#resume = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
-  }
-
   #welcome(conn: Conn): void {
-    const { portOffset, maxClients, allow } = this.#settings;
+    const { portOffset } = this.#settings;
     const address = toAddress(conn.remoteAddr as Deno.NetAddr, portOffset);
     if (this.#stopped) return conn.close();
-    this.#forgetGhost(toKey(address));
-    const full = this.#clients.size + this.#handshakes.size >= maxClients;
-    const refused = full
-      ? new CommunicationError(
-        `Cannot serve ${
-          this.#format(address)
-        }: ${maxClients} clients are connected already`,
-      )
-      : refusal(allow, address);
-    if (refused) {
+    this.#dropGhost(conn, address);
+    const refused = this.#refusal(address);
+    // What has just been asked may have stopped the server.
+    if (refused || this.#stopped) {
       conn.close();
-      return this.#refuse(refused, address);
+      if (refused) this.#refuse(refused, address);
+      return;
     }
-    if ("handshake" in conn) this.#startHandshake(conn, address);
-    else this.#admit(conn, address);
+    if ("handshake" in conn) {
+      this.#startHandshake(conn as Deno.TlsConn, address);
+    } else this.#admit(conn, address);
+  }
+
+  #refusal(address: Address): Error | undefined {
+    const { maxClients, allow } = this.#settings;
+    if (this.#clients.size + this.#handshakes.size < maxClients) {
+      return refusal(allow, address);
+    }
+    return new CommunicationError(
+      `Cannot serve ${
+        this.#format(address)
+      }: ${maxClients} clients are connected already`,
+    );
   }
 
   #format(address: Address): string {
@@ -452,125 +448,120 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   #admit(conn: Conn, address: Address): void {
-    const { maxMessageBytes, idleTimeout } = this.#settings;
-    const connection = new Connection(conn, {
-      remoteAddress: address,
+    if ("setNoDelay" in conn) tune(conn as Deno.TcpConn);
+    const client = new ServedClient(conn, {
+      ...this.#settings,
       portOffset: this.#settings.portOffset,
-      maxMessageBytes,
-      idleTimeout,
+      remoteAddress: address,
       stats: this.#stats,
-    });
-    connection.hold(this.#held);
-    const client: Client = { address, connection };
-    this.#clients.set(toKey(address), client);
+    }, this.#host);
+    client.hold(this.#held);
+    this.#remember(client);
     this.#stats.connectionsAccepted++;
-    this.#tell(this.#settings.onConnect, address);
-    this.#serve(client);
+    this.#notify("onConnect", this.#settings.onConnect, address);
+    client.start();
   }
 
-  /** One whose callback is at work was reset unseen when its address comes again. */
-  #forgetGhost(key: string): void {
-    const ghost = this.#clients.get(key);
-    if (!ghost) return;
-    ghost.connection.destroy(
-      new Deno.errors.ConnectionReset("it has connected anew"),
-    );
-    this.#forget(ghost);
+  // Who is connected
+
+  #remember(client: ServedClient): void {
+    const key = toKey(client.address);
+    this.#clients.add(client);
+    this.#open.add(client);
+    this.#owners.set(client.address, client);
+    const others = this.#byAddress.get(key);
+    if (others) others.push(client);
+    else this.#byAddress.set(key, [client]);
   }
 
-  async #serve(client: Client): Promise<void> {
-    const { connection } = client;
-    try {
-      while (!this.#stopped && !client.gone) {
-        const messages = connection.take();
-        if (!messages) {
-          if (await connection.read()) continue;
-          break;
-        }
-        for (
-          let next = 0;
-          next < messages.length && !this.#stopped && !client.gone;
-        ) {
-          next = this.#handleSome(client, messages, next);
-          await client.working;
-          client.working = undefined;
-          if (connection.unsent > HIGH_WATER) await connection.flushed();
-        }
-      }
-    } catch (error) {
-      // The replies to what came before a message over the limit still go out.
-      await within(LINGER, connection.flushed());
-      connection.destroy(error);
-    }
-    await connection.close();
+  /** It gets no more pushes, and its place is free. */
+  #forget(client: ServedClient): void {
+    const key = toKey(client.address);
+    if (!this.#clients.delete(client)) return;
+    const others = this.#byAddress.get(key)?.filter((one) => one !== client);
+    if (others?.length) this.#byAddress.set(key, others);
+    else this.#byAddress.delete(key);
+  }
+
+  #gone(client: ServedClient, error: Error | undefined): void {
     this.#forget(client);
+    const { onDisconnect } = this.#settings;
+    this.#notify("onDisconnect", onDisconnect, client.address, error);
   }
 
-  /** Handles messages until there is something to wait for; returns the next one. */
-  #handleSome(client: Client, messages: Decoded, next: number): number {
-    while (next < messages.length && !this.#stopped && !client.gone) {
-      client.working = this.#handle(client, messages[next++]);
-      if (client.working || client.connection.unsent > HIGH_WATER) break;
-    }
-    return next;
+  /** A connection whose both ends come again is dead: its reset went unseen. */
+  #dropGhost(conn: Conn, address: Address): void {
+    const { hostname } = conn.localAddr as Deno.NetAddr;
+    this.#byAddress.get(toKey(address))
+      ?.find((client) => client.localAddress[0] === hostname)
+      ?.destroy(new Deno.errors.ConnectionReset("it has connected anew"));
   }
 
-  /** Calls back; returns what to wait for before the next message. */
-  #handle(
-    client: Client,
-    message: Decoded[number] | undefined,
-  ): Promise<void> | undefined {
-    if (typeof message !== "string") {
-      this.#report(message, client.address);
-      return;
-    }
-    if (!this.#callback) return;
-    try {
-      const reply = this.#callback(message, client.address);
-      if (isPromise(reply)) return this.#handleLater(client, reply);
-      this.#reply(client, reply);
-    } catch (error) {
-      this.#report(error, client.address);
-    }
+  /** By its own address object this very client, by an equal one the newest. */
+  #find(address: Address): ServedClient | undefined {
+    const owner = this.#owners.get(address) ??
+      this.#byAddress.get(toKey(address))?.at(-1);
+    return owner?.open && this.#clients.has(owner) ? owner : undefined;
   }
 
-  async #handleLater(client: Client, reply: PromiseLike<Reply>): Promise<void> {
-    try {
-      this.#reply(client, await reply);
-    } catch (error) {
-      this.#report(error, client.address);
-    }
+  // Reports
+
+  /** Calls a callback of the options; what it throws is reported. */
+  #notify<Args extends [Address, Error?]>(
+    what: string,
+    callback: ((...args: Args) => void) | undefined,
+    ...args: Args
+  ): void {
+    const failed = (error: unknown) => this.#reportThrown(what, error, args[0]);
+    notify(callback, failed, ...args);
   }
 
-  #reply(client: Client, reply: Reply): void {
-    if (reply === undefined || reply === null) return;
-    if (typeof reply !== "string") {
-      throw new TypeError(
-        `Cannot reply with ${
-          show(reply)
-        }: a reply is a string, null or undefined`,
-      );
-    }
-    // A write that fails ends the connection, and onDisconnect tells why.
-    client.connection.post(reply).catch(() => {});
+  #report(error: Error, client?: Address): void {
+    const what = client ? formatAddress(client) : "";
+    const { onError } = this.#settings;
+    if (!onError) return this.#log.write(what, error, false);
+    this.#callOnError(onError, what, error, client);
   }
 
-  /** Queues a frame, unless the client has too much waiting already, which ends it. */
-  #push(client: Client, frame: Uint8Array<ArrayBuffer>): Promise<void> {
+  #reportThrown(what: string, thrown: unknown, client: Address): void {
+    const failed = `${what} failed for ${formatAddress(client)}`;
+    const error = toError(thrown);
+    const { onError } = this.#settings;
+    if (!onError) return this.#log.write(failed, error, true);
+    this.#callOnError(onError, failed, error, client);
+  }
+
+  /** Where onError fails too, both errors are written. */
+  #callOnError(
+    onError: (error: Error, client?: Address) => void,
+    what: string,
+    error: Error,
+    client: Address | undefined,
+  ): void {
+    notify(
+      onError,
+      (thrown) => {
+        this.#log.write(what, error, true);
+        this.#log.write("onError failed", toError(thrown), true);
+      },
+      error,
+      client,
+    );
+  }
+
+  // Sending
+
+  /** Drops a client that reads too slowly. */
+  #dropSlow(client: ServedClient): void {
     const { maxSendBufferBytes } = this.#settings;
-    const { unsent, open } = client.connection;
-    if (open && unsent > 0 && unsent + frame.length > maxSendBufferBytes) {
-      client.connection.destroy(
-        new CommunicationError(
-          `Cannot hold more than ${maxSendBufferBytes} bytes for ${
-            this.#format(client.address)
-          }: it reads too slowly`,
-        ),
-      );
-      this.#stats.slowClientsDropped++;
-      this.#forget(client);
-    }
-    return client.connection.postFrame(frame);
+    this.#stats.slowClientsDropped++;
+    client.destroy(
+      new CommunicationError(
+        `Cannot hold more than ${maxSendBufferBytes} bytes for ${
+          this.#format(client.address)
+        }: it reads too slowly`,
+      ),
+    );
   }
 
   #checkRunning(what: string): void {
@@ -578,45 +569,6 @@ export class TCPServer implements AsyncDisposable, Disposable {
     throw new ClosedError(
       `Cannot ${what}: the server on ${this.#format(this.address)} is stopped`,
     );
-  }
-
-  #forget(client: Client): void {
-    const key = toKey(client.address);
-    if (this.#clients.get(key) !== client) return;
-    this.#clients.delete(key);
-    client.gone = true;
-    const error = client.connection.endError();
-    this.#tell(this.#settings.onDisconnect, client.address, error);
-  }
-
-  /** Calls a callback of the options; what it throws is reported. */
-  #tell<Args extends [Address, Error?]>(
-    callback: ((...args: Args) => void) | undefined,
-    ...args: Args
-  ): void {
-    try {
-      const result: unknown = callback?.(...args);
-      if (isPromise(result)) {
-        result.then(undefined, (error) => this.#report(error, args[0]));
-      }
-    } catch (error) {
-      this.#report(error, args[0]);
-    }
-  }
-
-  #report(error: unknown, clientAddr?: Address): void {
-    const wrapped = error instanceof Error
-      ? error
-      : new CommunicationError(`Caught ${show(error)}, which is not an Error`, {
-        cause: error,
-      });
-    try {
-      const result: unknown = this.#settings.onError(wrapped, clientAddr);
-      if (isPromise(result)) result.then(undefined, console.error);
-    } catch (error) {
-      logError(wrapped, clientAddr);
-      console.error(error);
-    }
   }
 
   /**
@@ -643,18 +595,26 @@ export class TCPServer implements AsyncDisposable, Disposable {
    * assertEquals(await client.receive(), "PICK");
    * ```
    */
-  // deno-lint-ignore require-await -- so that what is thrown rejects
-  async send(message: string, client: Address): Promise<void> {
-    checkAddress(client);
-    checkMessage(message, this.#settings.maxMessageBytes);
-    this.#checkRunning(`send to ${this.#format(client)}`);
-    const known = this.#clients.get(toKey(client));
-    if (!known) {
+  send(message: string, client: Address): Promise<void> {
+    try {
+      checkAddress(client);
+      checkMessage(message, this.#settings.maxMessageBytes);
+      this.#checkRunning(`send to ${this.#format(client)}`);
+      return this.#send(message, client);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  #send(message: string, address: Address): Promise<void> {
+    const client = this.#find(address);
+    if (!client) {
       throw new ClosedError(
-        `Cannot send to ${this.#format(client)}: no such client is connected`,
+        `Cannot send to ${this.#format(address)}: no such client is connected`,
       );
     }
-    return this.#push(known, encodeFrame(message));
+    if (client.isFull(message.length + 1)) this.#dropSlow(client);
+    return client.send(message);
   }
 
   /**
@@ -685,20 +645,28 @@ export class TCPServer implements AsyncDisposable, Disposable {
    * assertEquals(await client.receive(), "START");
    * ```
    */
-  async sendToAll(message: string): Promise<number> {
-    checkMessage(message, this.#settings.maxMessageBytes);
-    this.#checkRunning("send to all");
-    const frame = encodeFrame(message);
-    const writes: [Client, Promise<void>][] = [];
-    for (const client of this.#clients.values()) {
-      if (!client.connection.open) continue;
-      try {
-        writes.push([client, this.#push(client, frame)]);
-      } catch {
-        // It has just been disconnected, and onDisconnect told why.
-      }
+  sendToAll(message: string): Promise<number> {
+    try {
+      checkMessage(message, this.#settings.maxMessageBytes);
+      this.#checkRunning("send to all");
+    } catch (error) {
+      return Promise.reject(error);
     }
-    return writes.length - await writtenByMost(writes);
+    return this.#push(encodeFrame(message));
+  }
+
+  #push(frame: Uint8Array<ArrayBuffer>): Promise<number> {
+    const full: ServedClient[] = [];
+    const clients: ServedClient[] = [];
+    for (const client of this.#clients) {
+      if (client.isFull(frame.length)) full.push(client);
+      else if (client.open) clients.push(client);
+    }
+    const round = new Round(clients);
+    for (const client of clients) client.push(frame, round.watcher(client));
+    // Only now, as onDisconnect may push too: all clients see the same order.
+    for (const client of full) this.#dropSlow(client);
+    return round.done;
   }
 
   /**
@@ -739,8 +707,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
    * ```
    */
   getConnectedClients(): Address[] {
-    return [...this.#clients.values()]
-      .filter(({ connection }) => connection.open)
+    return [...this.#clients].filter(({ open }) => open)
       .map(({ address }) => address);
   }
 
@@ -770,22 +737,15 @@ export class TCPServer implements AsyncDisposable, Disposable {
     // Or a script with nothing else to do would end before this does.
     this.#listener.ref();
     this.#listener.close();
-    this.#resume?.();
+    this.#pause.cut();
     for (const deadline of this.#handshakes.keys()) deadline.end(undefined);
     // A callback that called this, without waiting, still has its reply to give.
     await null;
-    await Promise.all(
-      [...this.#clients.values()].map((client) => this.#close(client)),
-    );
+    await Promise.all([...this.#open].map((client) => client.close()));
     await Promise.all(this.#handshakes.values());
     await this.#accepting;
+    this.#log.end();
     this.#finish();
-  }
-
-  async #close(client: Client): Promise<void> {
-    if (client.working) await within(LINGER, client.working);
-    await client.connection.close();
-    this.#forget(client);
   }
 
   /**
@@ -823,7 +783,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#held = held;
     if (held) this.#listener.ref();
     else this.#listener.unref();
-    for (const { connection } of this.#clients.values()) connection.hold(held);
+    for (const client of this.#open) client.hold(held);
   }
 
   /**
@@ -865,6 +825,13 @@ function toKey([ip, port]: Address): string {
   return `${ip} ${port}`;
 }
 
+function toError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new CommunicationError(
+    `Caught ${show(thrown)}, which is not an Error`,
+    { cause: thrown },
+  );
+}
+
 function withoutUndefined<T extends object>(options: T): T {
   return Object.fromEntries(
     Object.entries(options).filter(([, value]) => value !== undefined),
@@ -872,36 +839,49 @@ function withoutUndefined<T extends object>(options: T): T {
 }
 
 /**
- * Waits for writes to clients, which paces a caller that sends all the time; but for
- * those who let it wait before, until they have taken everything, only when there is
- * nobody else, and for nobody longer than the {@linkcode PATIENCE}.
- *
- * @returns How many have failed by then.
+ * One call of sendToAll: waits for the writes to clients, which paces a caller that sends
+ * all the time; but for clients that let it wait before, until they have taken everything,
+ * only when there is nobody else, and for nobody longer than {@linkcode PATIENCE_MS}.
+ * What a slow client's queue holds of it afterwards is next to nothing.
  */
-function writtenByMost(writes: [Client, Promise<void>][]): Promise<number> {
-  if (writes.length === 0) return Promise.resolve(0);
-  const allSlow = writes.every(([client]) => client.slow);
-  const pending = new Set<Client>();
-  let left = 0;
-  let failed = 0;
-  return new Promise((resolve) => {
-    const finish = () => {
-      clearTimeout(timer);
-      for (const client of pending) client.slow = true;
-      resolve(failed);
-    };
-    const timer = setTimeout(finish, PATIENCE);
-    const settle = (client: Client) => {
-      if (client.connection.unsent === 0) client.slow = false;
-      if (pending.delete(client) && --left === 0) finish();
-    };
-    for (const [client, written] of writes) {
-      if (allSlow || !client.slow) pending.add(client);
-      written.then(() => settle(client), () => {
-        failed++;
-        settle(client);
-      });
-    }
-    left = allSlow ? 1 : pending.size;
-  });
+class Round {
+  /** Resolves with the number of clients that the frame was written to, or waits for. */
+  readonly done: Promise<number>;
+  readonly #resolve: (count: number) => void;
+  readonly #allSlow: boolean;
+  /** For whom it waits still. */
+  #pending: Set<ServedClient> | undefined = new Set();
+  #count: number;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** @param clients Those that get the frame. */
+  constructor(clients: ServedClient[]) {
+    this.#count = clients.length;
+    this.#allSlow = clients.every(({ slow }) => slow);
+    const { promise, resolve } = Promise.withResolvers<number>();
+    this.done = promise;
+    this.#resolve = resolve;
+    if (this.#count === 0) this.#end();
+    else this.#timer = setTimeout(() => this.#end(), PATIENCE_MS);
+  }
+
+  /** What to tell about a client's write, where it is waited for. */
+  watcher(client: ServedClient): Watcher | undefined {
+    if (!this.#allSlow && client.slow) return undefined;
+    this.#pending?.add(client);
+    return { settled: (error) => this.#settled(client, error) };
+  }
+
+  #settled(client: ServedClient, error: Error | undefined): void {
+    if (!this.#pending?.delete(client)) return;
+    if (error) this.#count--;
+    if (this.#allSlow || this.#pending.size === 0) this.#end();
+  }
+
+  #end(): void {
+    clearTimeout(this.#timer);
+    for (const client of this.#pending ?? []) client.markSlow();
+    this.#pending = undefined;
+    this.#resolve(this.#count);
+  }
 }
