@@ -723,7 +723,7 @@ export class Outbox {
   }
 
   #begin(): Batch {
-    if (this.#open) this.#pack(this.#open);
+    this.pack();
     const batch = new Batch(this.#each);
     this.#batches.push(batch);
     return this.#open = batch;
@@ -736,10 +736,13 @@ export class Outbox {
 
   readonly #packOpen = (): void => {
     this.#packing = false;
-    if (this.#open) this.#pack(this.#open);
+    this.pack();
   };
 
-  #pack(batch: Batch): void {
+  /** Encodes what waits: it takes less memory then, and its bytes are known. */
+  pack(): void {
+    const batch = this.#open;
+    if (!batch) return;
     const before = batch.size;
     batch.pack();
     this.#bytes += batch.size - before;
@@ -770,12 +773,16 @@ export class Outbox {
     return this.#changed(batch, () => batch.dropSent());
   }
 
-  /** A connection broke, for `error`: what it has not sent waits for the next one. */
-  broke(error: () => Error): void {
-    this.settleSent();
+  /**
+   * A connection broke, for `error`: what it has not sent waits for the next one. Returns
+   * how many messages it has sent that were not counted yet.
+   */
+  broke(error: () => Error): number {
+    const whole = this.settleSent();
     const [head] = this.#batches;
     if (head) this.#changed(head, () => head.broke(error));
     this.#busy = true;
+    return whole;
   }
 
   #changed<T>(batch: Batch, change: () => T): T {
@@ -798,7 +805,7 @@ export class Outbox {
     try {
       body();
     } finally {
-      if (this.#open) this.#pack(this.#open);
+      this.pack();
       this.#batches.push(...waiting);
       this.#open = open;
     }

@@ -321,13 +321,18 @@ export class ReconnectingLink implements Link {
     if (this.#end) throw this.#closedError("send to");
     if (!this.#up) this.#checkRoom(message);
     const sent = this.#outbox.post(message).wait();
-    if (this.#up) this.#connection.pump();
-    else this.#holdPause();
+    if (this.#up) {
+      this.#connection.pump();
+    } else {
+      this.#outbox.pack();
+      this.#holdPause();
+    }
     return sent;
   }
 
   #checkRoom(message: string): void {
     const { maxSendBufferBytes } = this.#options;
+    if (this.#outbox.count === 0) return;
     const cost = frameLength(message) + MESSAGE_OVERHEAD_BYTES;
     if (this.#outbox.cost + cost <= maxSendBufferBytes) return;
     throw new CommunicationError(
@@ -351,7 +356,9 @@ export class ReconnectingLink implements Link {
     await lost.settled();
     if (this.#end) return;
     const cause = error ?? lost.receiveError();
-    this.#outbox.broke(() => lost.sendError());
+    this.#options.stats.messagesOut += this.#outbox.broke(() =>
+      lost.sendError()
+    );
     this.#holdPause();
     try {
       const isProven = lost.bytesIn > 0 || lasted >= this.#backoff.maxDelay;

@@ -10,7 +10,7 @@ import {
   fail,
 } from "@std/assert";
 import { delay } from "@std/async";
-import { checkRetry, tryAgain } from "../_reconnect.ts";
+import { Backoff, checkRetry } from "../_reconnect.ts";
 import { Pause } from "../_time.ts";
 import {
   ClosedError,
@@ -99,17 +99,8 @@ async function pauses(
   options: { firstDelay: number; maxDelay: number; jitter: number },
 ): Promise<number[]> {
   const pause = new Recorder();
-  await assertRejects(
-    () =>
-      tryAgain(
-        () => Promise.reject(new Reason()),
-        { attempts, ...options },
-        pause,
-        undefined,
-        () => {},
-      ),
-    Reason,
-  );
+  const backoff = new Backoff({ attempts, ...options }, pause);
+  while (backoff.failed()) await backoff.wait();
   return pause.waits;
 }
 
@@ -139,8 +130,8 @@ test("RetryOptions.firstDelay doubles with each failure up to maxDelay", async (
     [50, 50],
   );
   assertEquals(
-    await pauses(3, { firstDelay: 0, maxDelay: 50, jitter: 0 }),
-    [0, 0],
+    await pauses(6, { firstDelay: 0, maxDelay: 5, jitter: 0 }),
+    [0, 1, 2, 4, 5],
   );
 });
 
@@ -274,19 +265,17 @@ test("RetryOptions are in vain for a permission, a certificate and an argument",
       TypeError,
     ]
   ) {
-    const pause = new Recorder();
+    const original = Deno.connect;
+    using _ = { [Symbol.dispose]: () => Deno.connect = original };
+    Deno.connect = () => Promise.reject(new Hopeless("no"));
     await assertRejects(
       () =>
-        tryAgain(
-          () => Promise.reject(new Hopeless("no")),
-          { attempts: 9, ...SOON },
-          pause,
-          undefined,
-          () => fail("it is told as if it were tried again"),
-        ),
+        createTcpClient(LOOPBACK, 70001, {
+          retry: { attempts: 9, ...SOON },
+          onRetry: () => fail("it is reported as if it were tried again"),
+        }),
       Hopeless,
     );
-    assertEquals(pause.waits, []);
   }
 });
 
@@ -766,30 +755,41 @@ async function refusals(sends: Promise<void>[]): Promise<number> {
 
 test("TCPClientOptions.maxSendBufferBytes bounds what waits, and what fits goes out", async () => {
   using line = new Line();
-  await using robot = await stranded(line, { maxSendBufferBytes: 100 });
-  const waiting = robot.client.send("a".repeat(80));
+  await using robot = await stranded(line, { maxSendBufferBytes: 10_000 });
+  const waiting = robot.client.send("a".repeat(8_000));
   const error = await assertRejects(
-    () => robot.client.send("b".repeat(30)),
+    () => robot.client.send("b".repeat(3_000)),
     CommunicationError,
   );
   assertEquals(
     error.message,
-    "Cannot hold more than 100 bytes until there is a connection again",
+    "Cannot hold more than 10000 bytes until there is a connection again",
   );
-  const behind = robot.client.send("c".repeat(10));
+  const behind = robot.client.send("c".repeat(1_000));
   line.open();
   using again = await line.accept();
   await Promise.all([waiting, behind]);
   // There is room again.
-  await robot.client.send("d".repeat(90));
+  await robot.client.send("d".repeat(9_000));
   const disconnected = robot.client.disconnect();
   assertEquals(await again.messages(), [
-    "a".repeat(80),
-    "c".repeat(10),
-    "d".repeat(90),
+    "a".repeat(8_000),
+    "c".repeat(1_000),
+    "d".repeat(9_000),
   ]);
   again.conn.close();
   await disconnected;
+});
+
+test("TCPClientOptions.maxSendBufferBytes lets one message wait that is longer", async () => {
+  using line = new Line();
+  await using robot = await stranded(line, { maxSendBufferBytes: 100 });
+  const waiting = robot.client.send("a".repeat(1_000));
+  await assertRejects(() => robot.client.send(""), CommunicationError);
+  line.open();
+  using again = await line.accept();
+  await waiting;
+  assertEquals(await again.read(), "a".repeat(1_000));
 });
 
 test("TCPClientOptions.maxSendBufferBytes bounds empty messages too", async () => {
@@ -801,12 +801,12 @@ test("TCPClientOptions.maxSendBufferBytes bounds empty messages too", async () =
 
 test("TCPClientOptions.maxSendBufferBytes counts bytes, not characters", async () => {
   using line = new Line();
-  await using robot = await stranded(line, { maxSendBufferBytes: 100 });
+  await using robot = await stranded(line, { maxSendBufferBytes: 10_000 });
   const sends = Array.from(
     { length: 10 },
-    () => robot.client.send("…".repeat(10)),
+    () => robot.client.send("…".repeat(1_000)),
   );
-  assert(await refusals(sends) >= 7);
+  assertEquals(await refusals(sends), 7);
 });
 
 // ends
@@ -1022,6 +1022,8 @@ test("TCPClientOptions.onRetry that throws is an uncaught error and stops nothin
     },
   });
   await using _robot = robot;
+  await peer.write("hello\x03");
+  assertEquals(await robot.client.receive(), "hello");
   line.close();
   peer.conn.close();
   assertEquals(await uncaught.errors.next(), thrown);
@@ -1035,7 +1037,8 @@ test("TCPClientOptions.onRetry that throws is an uncaught error and stops nothin
 test("TCPClient with reconnect gives up when its attempts are used up, with the last error", async () => {
   using line = new Line();
   using attempts = new Attempts();
-  const robot = await stranded(line, { reconnect: { ...SOON, attempts: 2 } });
+  // The connection that brings nothing is the first attempt.
+  const robot = await stranded(line, { reconnect: { ...SOON, attempts: 3 } });
   for (const error of await pend(robot.client)) {
     assertInstanceOf(error, ClosedError);
     assertInstanceOf(error.cause, Deno.errors.ConnectionRefused);
