@@ -31,15 +31,17 @@
  * `--help` tells all commands, `connect --help` the options of one. It needs the
  * permission for the network alone, and `--unstable-net` for `udp` alone.
  *
- * - A message is one line: control characters, line breaks and what turns the
- *   direction of text are shown as symbols (`␊` is a newline) or as `<U+009B>`.
- *   Colours are for terminals, and not with `NO_COLOR`.
+ * - A message is one line: control characters, line breaks, and what takes no space
+ *   or turns the direction of text are shown as symbols (`␊` is a newline) or as
+ *   `<U+200E>`. Colours are for terminals, and not with `NO_COLOR`.
  * - `--json` prints one object a line, with `time` (ISO 8601), `event`, and what
  *   `--help` of the command tells for each event. Messages are exact there.
  * - What went wrong is told on standard error. The exit code is 0 where all went
  *   well, 1 where something failed, and 2 where it was called wrongly.
+ * - Slow output slows the peer down: nothing is lost, and memory stays bounded.
  * - Ctrl-C ends it in order: what is pending is sent, and connections are closed.
- *   A second Ctrl-C ends it at once, with 130.
+ *   Output that nobody reads is left out then, and the exit code is 1. A second
+ *   Ctrl-C ends it at once, with 130.
  *
  * @module
  */
@@ -121,8 +123,9 @@ async function runCommand(
   const [least, most] = command.arity;
   const { length } = args.operands;
   if (length < least || length > most) {
+    const got = length === 1 ? "1 argument" : `${length} arguments`;
     throw new UsageError(
-      `Cannot run ${name} with ${length} operands: it takes ${command.operands}`,
+      `Cannot run ${name}: it takes ${command.takes}, and got ${got}`,
     );
   }
   await command.run(args, session);

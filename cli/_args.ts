@@ -35,6 +35,8 @@ export interface Option {
 export interface Command {
   /** Such as `<ip> <port>`. */
   operands: string;
+  /** The same in words. */
+  takes: string;
   /** How many operands it takes: at least, and at most. */
   arity: readonly [number, number];
   summary: string;
@@ -82,17 +84,14 @@ export class Args {
     );
     try {
       const parsed = parseArgs({
-        args: joinOffset(args),
+        args: joinNumbers(args, options),
         options: config,
         allowPositionals: true,
       });
       this.#values = { ...parsed.values };
       this.operands = parsed.positionals;
     } catch (error) {
-      // What follows is advice on positionals that no command here can use.
-      throw new UsageError(
-        reason(error).replace(/\. To specify a pos.*$/s, ""),
-      );
+      throw new UsageError(adapt(reason(error)));
     }
   }
 
@@ -177,7 +176,7 @@ export class Args {
     const text = this.text(name);
     if (text === undefined) return undefined;
     const [, ipv6, ipv4, port] =
-      text.match(/^(?:\[([^\]]+)\]|([^:]+)):(\d+)$/) ?? [];
+      text.match(/^(?:\[([^[\]\s]+)\]|([^:[\]\s]+)):(\d+)$/) ?? [];
     const ip = ipv6 ?? ipv4;
     if (ip !== undefined && port !== undefined) return [ip, this.port(port)];
     throw new UsageError(
@@ -188,15 +187,26 @@ export class Args {
   }
 }
 
-/** parseArgs wants a value that begins with a dash behind a "=", and offsets do. */
-function joinOffset(args: readonly string[]): string[] {
+/** parseArgs wants a value that begins with a dash behind a "=": a negative number, here. */
+function joinNumbers(
+  args: readonly string[],
+  options: Record<string, Option>,
+): string[] {
   const joined: string[] = [];
   for (const arg of args) {
-    const isOffset = joined.at(-1) === "--port-offset" && /^-\d+$/.test(arg);
-    if (isOffset) joined.push(`${joined.pop()}=${arg}`);
+    const option = joined.at(-1)?.match(/^--([\w-]+)$/)?.[1] ?? "";
+    const takesIt = Object.hasOwn(options, option) && options[option]?.value;
+    if (takesIt && /^-\d/.test(arg)) joined.push(`${joined.pop()}=${arg}`);
     else joined.push(arg);
   }
   return joined;
+}
+
+/** One sentence of what parseArgs says, without advice that no command here can use. */
+function adapt(text: string): string {
+  return text
+    .replace(/'(--[\w-]+)' argument is ambiguous\..*$/s, "'$1' needs a value")
+    .replace(/\. To specify a pos.*$/s, "");
 }
 
 function toInteger(text: string): number {
@@ -242,8 +252,9 @@ export function help(commands: Record<string, Command>): string {
       "Options of every command",
       columns(Object.entries(COMMON).map(optionRow)),
     ),
-    "A message is one line, typed or shown. Control characters in one that arrives\n" +
-    "are shown as symbols, such as ␊ for a newline; --json gives messages exactly.\n" +
+    "A message is one line, typed or shown. Control and invisible characters in one\n" +
+    "that arrives are shown as symbols, such as ␊ for a newline or <U+200E>; --json\n" +
+    "gives messages exactly.\n" +
     "Ctrl-C ends every command in order; a second one ends it at once.\n",
     "Exit codes: 0 all went well, 1 something failed, 2 it was called wrongly.\n",
     section(

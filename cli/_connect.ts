@@ -12,18 +12,21 @@ import {
   type Option,
   UsageError,
 } from "./_args.ts";
-import { type Session, visible } from "./_session.ts";
-import { ClosedError, InvalidMessageError } from "../_errors.ts";
+import type { Session } from "./_session.ts";
+import { ClosedError, InvalidMessageError, reason } from "../_errors.ts";
 import {
   type ClientTLSOptions,
   createTcpClient,
   type TCPClient,
+  type TCPClientOptions,
 } from "../tcp_client.ts";
 
 const DEFAULT_TIMEOUT = 5_000;
 const DEFAULT_WAIT = 1_000;
-/** How long the input may take to tell that it has ended, once the server has closed, in ms. */
-const GRACE = 250;
+/** How long the input may take to tell that it has ended, once the server has closed. */
+const INPUT_END_MS = 250;
+/** What a certificate as PEM begins with. */
+const CERTIFICATE = "-----BEGIN CERTIFICATE-----";
 
 /** Options of {@linkcode openClient}. */
 export const CONNECTING: Record<string, Option> = {
@@ -58,7 +61,7 @@ export async function openClient(
   const ip = args.operand(0);
   const port = args.port(args.operand(1));
   const { mapping } = args;
-  const client = await createTcpClient(ip, port, {
+  const options: TCPClientOptions = {
     ...mapping,
     connectTimeout: args.time("connect-timeout", 10_000, 1),
     maxMessageBytes: args.maxMessageBytes,
@@ -66,6 +69,9 @@ export async function openClient(
     retry: args.has("retry"),
     tls: await readTls(args),
     onRetry: (error) => session.note(`trying again: ${error.message}`),
+  };
+  const client = await createTcpClient(ip, port, options).catch((error) => {
+    throw blameServerName(error);
   });
   const peer: Address = client.remoteAddress;
   if (session.interactive) {
@@ -90,9 +96,30 @@ async function readTls(args: Args): Promise<ClientTLSOptions | false> {
     return false;
   }
   return {
-    ...(ca === undefined ? {} : { caCerts: [await Deno.readTextFile(ca)] }),
+    ...(ca === undefined ? {} : { caCerts: [await readCertificates(ca)] }),
     ...(serverName === undefined ? {} : { serverName }),
   };
+}
+
+async function readCertificates(path: string): Promise<string> {
+  const cannot = `Cannot use ${JSON.stringify(path)} as --ca`;
+  let pem: string;
+  try {
+    pem = await Deno.readTextFile(path);
+  } catch (cause) {
+    throw new Error(`${cannot}: ${reason(cause)}`, { cause });
+  }
+  if (pem.includes(CERTIFICATE)) return pem;
+  throw new UsageError(`${cannot}: it takes a file with certificates as PEM`);
+}
+
+/** Which names can be used, the client knows: what it refuses was called wrongly. */
+function blameServerName(error: unknown): unknown {
+  const option = "tls.serverName";
+  if (!(error instanceof TypeError && error.message.includes(option))) {
+    return error;
+  }
+  return new UsageError(error.message.replace(option, "--server-name"));
 }
 
 /** Ends a connection in order, and shows that. */
@@ -113,6 +140,7 @@ export async function pause(ms: number, session: Session): Promise<void> {
 
 export const connect: Command = {
   operands: "<ip> <port>",
+  takes: "an IP address and a port",
   arity: [2, 2],
   summary: "Send lines to a TCP server as messages, show what it sends",
   details:
@@ -213,7 +241,7 @@ class Conversation {
     await this.#client.disconnect();
     await this.finished();
     // A line that is there can't be sent any more, which must not go unsaid.
-    await Promise.race([sent, pause(GRACE, this.#session)]);
+    await Promise.race([sent, pause(INPUT_END_MS, this.#session)]);
   }
 
   /** Settles when the lines at hand are sent and replied to, or never will be. */
@@ -225,27 +253,25 @@ class Conversation {
     while (!this.#closed) {
       try {
         for await (const message of this.#client) {
-          this.#show(message);
-          await this.#session.ready();
+          await this.#show(message);
         }
         this.#closed = true;
       } catch (error) {
         this.#session.fail(error, this.#peer);
+        await this.#session.ready();
         this.#closed = !(error instanceof InvalidMessageError);
       }
     }
     this.#answer?.(undefined);
   }
 
-  #show(message: string): void {
+  async #show(message: string): Promise<void> {
     if (this.#answer) return this.#answer(message);
+    const { request } = this.#settings;
+    const text = request ? undefined : this.#session.paintMessage(message);
     const event = { peer: this.#peer, message };
-    if (!this.#settings.request) {
-      const text = this.#session.paint("cyan", visible(message));
-      return this.#session.show(text, "message", event);
-    }
-    this.#session.note(`not asked for: ${message}`);
-    this.#session.show(undefined, "message", event);
+    await this.#session.showInTurn(text, "message", event);
+    if (request) this.#session.note(`not asked for: ${message}`);
   }
 
   async #send(): Promise<void> {
@@ -288,10 +314,9 @@ class Conversation {
     const message = await waiting;
     const ms = round(performance.now() - start);
     if (typeof message === "string") {
-      const text = this.#session.paint("cyan", visible(message));
+      const text = this.#session.paintMessage(message);
       const event = { peer: this.#peer, request, message, ms };
-      this.#session.show(text, "reply", event);
-      await this.#session.ready();
+      await this.#session.showInTurn(text, "reply", event);
       return true;
     }
     const why = message === null

@@ -7,7 +7,8 @@
 
 import { concat } from "../_framing.ts";
 
-const NEWLINE = 0x0a;
+/** The byte that ends a line. */
+export const NEWLINE = 0x0a;
 /** A byte order mark and a carriage return, which are not sent. */
 const EXTRA_BYTES = 4;
 

@@ -8,7 +8,14 @@ import {
   formatWithWire,
   wirePort,
 } from "../_address.ts";
-import { type Args, type Command, LIMITS, NAME, type Option } from "./_args.ts";
+import {
+  type Args,
+  type Command,
+  LIMITS,
+  NAME,
+  type Option,
+  UsageError,
+} from "./_args.ts";
 import { type Session, visible } from "./_session.ts";
 import { reason } from "../_errors.ts";
 import { createTcpServer, type TCPServer } from "../tcp_server.ts";
@@ -23,7 +30,10 @@ export const HOSTNAME: Record<string, Option> = {
 
 /** Where to listen, as the option says. */
 export function hostnameOf(args: Args): string {
-  return args.text("hostname") || "0.0.0.0";
+  const hostname = args.text("hostname") ?? "0.0.0.0";
+  // That of a variable without a value must not open the port to everybody.
+  if (hostname) return hostname;
+  throw new UsageError('Cannot use "" as --hostname: it takes an IP address');
 }
 
 /** Shows what is listened on. */
@@ -41,6 +51,7 @@ export function showListening(
 
 export const listen: Command = {
   operands: "<port>",
+  takes: "a port",
   arity: [1, 1],
   summary: "Serve TCP clients, show who comes, goes and says what",
   details:
@@ -79,11 +90,7 @@ function startServer(args: Args, session: Session): TCPServer {
   return createTcpServer(
     args.port(args.operand(0)),
     async (message, peer) => {
-      const text = `< ${formatAddress(peer)} ${
-        session.paint("cyan", visible(message))
-      }`;
-      session.show(text, "message", { peer, message });
-      await session.ready();
+      await session.showMessage(peer, message);
       return echo ? message : undefined;
     },
     {

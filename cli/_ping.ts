@@ -21,14 +21,15 @@ const MAX_SAMPLES = 100_000;
 
 export const ping: Command = {
   operands: "<ip> <port>",
+  takes: "an IP address and a port",
   arity: [2, 2],
   summary: "Time round trips to a TCP echo server",
   details:
     `Sends "ping 1", "ping 2" and so on, each when the reply to the one before has
 come, and shows how long each reply took; then minimum, median and 99th
 percentile (of the last ${MAX_SAMPLES} at the most). A reply is a message that
-contains the one sent; others are passed over. Ctrl-C ends it, and the exit code
-is 1 where a reply is missing.`,
+contains the one sent; others are passed over. Ctrl-C ends it. The exit code is
+1 where a reply is missing, also the one that Ctrl-C did not wait for.`,
   options: {
     "count": {
       value: "n",
@@ -79,8 +80,8 @@ class Pinger {
   readonly #session: Session;
   readonly #timeout: number;
   readonly #samples: number[] = [];
+  #sent = 0;
   #received = 0;
-  #lost = 0;
 
   constructor(client: TCPClient, session: Session, timeout: number) {
     this.#client = client;
@@ -92,8 +93,7 @@ class Pinger {
     for (let number = 1; number <= count; number++) {
       const start = performance.now();
       const ms = await this.#roundTrip(`ping ${number}`, start);
-      this.#show(number, ms);
-      await this.#session.ready();
+      await this.#show(number, ms);
       const left = start + interval - performance.now();
       if (number < count && left > 0) await pause(left, this.#session);
     }
@@ -101,7 +101,7 @@ class Pinger {
 
   /** How long it took; null when time was up. */
   async #roundTrip(message: string, start: number): Promise<number | null> {
-    await this.#client.send(message);
+    await this.#send(message);
     for (;;) {
       const left = start + this.#timeout - performance.now();
       const reply = await this.#client.receive({ timeout: Math.max(left, 0) });
@@ -110,24 +110,36 @@ class Pinger {
     }
   }
 
-  #show(number: number, ms: number | null): void {
+  /** Counts it now, as nobody may come back to it when Ctrl-C ends the wait for a reply. */
+  async #send(message: string): Promise<void> {
+    this.#sent++;
+    try {
+      await this.#client.send(message);
+    } catch (error) {
+      this.#sent--;
+      throw error;
+    }
+  }
+
+  async #show(number: number, ms: number | null): Promise<void> {
     const peer = this.#client.remoteAddress;
     if (ms === null) {
-      this.#lost++;
       this.#session.failed = true;
       const text = `${number}: no reply within ${this.#timeout} ms`;
       const red = this.#session.paint("red", text);
-      return this.#session.show(red, "timeout", { peer, number });
+      return await this.#session.showInTurn(red, "timeout", { peer, number });
     }
     this.#samples[this.#received++ % MAX_SAMPLES] = ms;
     const text = `${number}: ${this.#session.paint("cyan", format(ms))}`;
-    this.#session.show(text, "reply", { peer, number, ms: round(ms) });
+    const event = { peer, number, ms: round(ms) };
+    await this.#session.showInTurn(text, "reply", event);
   }
 
   summarize(): void {
     const peer = this.#client.remoteAddress;
+    const sent = this.#sent;
     const received = this.#received;
-    const sent = received + this.#lost;
+    if (received < sent && !this.#session.unread) this.#session.failed = true;
     const figures = summarize(this.#samples);
     const times = figures
       ? `: minimum ${format(figures.min)}, median ${

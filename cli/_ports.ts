@@ -14,6 +14,7 @@ const HEADER = row([
 
 export const ports: Command = {
   operands: "[port…]",
+  takes: "any number of ports",
   arity: [0, Infinity],
   summary: "Show wire ports, and the permission to give for them",
   details:

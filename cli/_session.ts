@@ -5,30 +5,39 @@
  * and Ctrl-C. Nothing of a peer reaches a terminal but through here.
  */
 
+import { setTimeout as delay } from "node:timers/promises";
 import { type Address, formatAddress } from "../_address.ts";
 import { NAME } from "./_args.ts";
-import { LineSplitter } from "./_lines.ts";
+import { LineSplitter, NEWLINE } from "./_lines.ts";
 import { ClosedError, InvalidMessageError, reason } from "../_errors.ts";
 
 /** Unwritten characters from which on a command should wait before it shows more … */
 const HIGH_WATER = 65_536;
 /** … and those from which on what can't wait is dropped. */
 const MAX_UNWRITTEN = 16_777_216;
-/** How long an interrupted tool waits for somebody to read its output, in ms. */
-const LINGER = 500;
+/** How long an interrupted tool waits for somebody to read its output. */
+const LINGER_MS = 500;
+/** How long a full stream is left alone at first, and at most: nothing tells when it has room. */
+const MIN_FULL_MS = 1;
+const MAX_FULL_MS = 50;
+/** PIPE_BUF of Linux. */
+const PIPE_BYTES = 4_096;
 
 const STYLES = { dim: 2, red: 31, green: 32, yellow: 33, cyan: 36 } as const;
 
 /** How a part of a line looks on a terminal. */
 export type Style = keyof typeof STYLES;
 
-/** What could make one message look like several, or like something else. */
-const HIDDEN = /[\p{Cc}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]/gu;
+/**
+ * What could make one message look like several, or like another one: control and
+ * format characters, line breaks, and what takes no space.
+ */
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
 
 /** A text on one line, safe for a terminal: `␊` for a newline, `<U+009B>` for what has no symbol. */
 export function visible(text: string): string {
   return text.replace(HIDDEN, (character) => {
-    const code = character.charCodeAt(0);
+    const code = character.codePointAt(0) ?? 0;
     if (code < 0x20) return String.fromCharCode(0x2400 + code);
     return code === 0x7f ? "␡" : `<U+${hex(code, 4).toUpperCase()}>`;
   });
@@ -36,8 +45,9 @@ export function visible(text: string): string {
 
 /** The same in JSON, which leaves some of these characters as they are. */
 function toJson(value: unknown): string {
+  const escape = (unit: string) => `\\u${hex(unit.charCodeAt(0), 4)}`;
   return JSON.stringify(value)
-    .replace(HIDDEN, (character) => `\\u${hex(character.charCodeAt(0), 4)}`);
+    .replace(HIDDEN, (character) => character.split("").map(escape).join(""));
 }
 
 function hex(number: number, digits: number): string {
@@ -46,12 +56,13 @@ function hex(number: number, digits: number): string {
 
 /** What {@linkcode Output} needs of standard output. */
 export interface Sink {
+  /** Rejects with `WouldBlock` where the stream is full and does not wait. */
   write(bytes: Uint8Array): Promise<number>;
   isTerminal(): boolean;
 }
 
-/** Writes to a stream that may be slow or gone, while the event loop goes on. */
-export class Output {
+/** Writes to a stream that may be slow, full or gone, while the event loop goes on. */
+export class Output implements Disposable {
   readonly #stream: Sink;
   readonly #failed: (error: unknown) => void;
   readonly #colours: boolean;
@@ -96,22 +107,38 @@ export class Output {
     return this.#text.length > HIGH_WATER ? this.#writing : undefined;
   }
 
+  /** Gives up on what is unwritten. */
+  [Symbol.dispose](): void {
+    this.#dead = true;
+    this.#text = "";
+  }
+
   async #write(): Promise<void> {
     // So that the lines of one turn of the event loop leave together.
     await undefined;
     try {
       while (this.#text !== "") {
-        let bytes = new TextEncoder().encode(this.#take());
-        while (bytes.length > 0) {
-          bytes = bytes.subarray(await this.#stream.write(bytes));
-        }
+        await this.#writeAll(new TextEncoder().encode(this.#take()));
       }
     } catch (error) {
-      this.#dead = true;
-      this.#text = "";
+      this[Symbol.dispose]();
       this.#failed(error);
     }
     this.#writing = undefined;
+  }
+
+  async #writeAll(bytes: Uint8Array): Promise<void> {
+    let pause = MIN_FULL_MS;
+    while (bytes.length > 0 && !this.#dead) {
+      try {
+        bytes = bytes.subarray(await this.#stream.write(piece(bytes)));
+        pause = MIN_FULL_MS;
+      } catch (error) {
+        if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+        await delay(pause);
+        pause = Math.min(2 * pause, MAX_FULL_MS);
+      }
+    }
   }
 
   #take(): string {
@@ -125,6 +152,17 @@ export class Output {
     }
     return text;
   }
+}
+
+/**
+ * As much of some lines as a full pipe takes whole or not at all. Deno keeps the rest
+ * of a line in a buffer and reports nothing of it when the pipe is full then; a piece
+ * that ends with a newline, or that is longer than this buffer, never stays there.
+ */
+function piece(lines: Uint8Array): Uint8Array {
+  const part = lines.subarray(0, PIPE_BYTES);
+  const end = part.lastIndexOf(NEWLINE) + 1;
+  return end > 0 ? part.subarray(0, end) : part;
 }
 
 /** Thrown where Ctrl-C ends something that has not done its work. */
@@ -142,12 +180,16 @@ function endSignals(): Deno.Signal[] {
 export class Session implements Disposable {
   /** Whether something has failed, which the exit code tells. */
   failed = false;
+  /** Whether the reader of the output has gone, such as `head`: that ends all, and is no failure. */
+  unread = false;
   /** Whether events are shown as JSON. */
   json = false;
   /** Whether somebody types the lines. */
   readonly interactive: boolean;
   readonly #stdout = new Output(Deno.stdout, (error) => this.#blame(error));
-  readonly #stderr = new Output(Deno.stderr, () => {});
+  readonly #stderr = new Output(Deno.stderr, (error) => {
+    this.warn(`Cannot write to standard error: ${reason(error)}`);
+  });
   readonly #end = new AbortController();
   readonly #interrupted: Promise<void>;
   readonly #interrupt = () => {
@@ -180,9 +222,11 @@ export class Session implements Disposable {
     }
   }
 
-  /** A reader that has gone, such as `head`, wants an end, and is no failure. */
   #blame(error: unknown): void {
-    if (error instanceof Deno.errors.BrokenPipe) return this.#stop();
+    if (error instanceof Deno.errors.BrokenPipe) {
+      this.unread = true;
+      return this.#stop();
+    }
     this.failed = true;
     this.warn(`Cannot write to standard output: ${reason(error)}`);
   }
@@ -209,7 +253,29 @@ export class Session implements Disposable {
 
   /** Something to wait for before showing more, where the output is slow. */
   ready(): Promise<void> | undefined {
-    return this.#stdout.ready();
+    return this.#stdout.ready() ?? this.#stderr.ready();
+  }
+
+  /** The same as {@linkcode Session.show}, once there is room for it. */
+  async showInTurn(
+    text: string | undefined,
+    event: string,
+    data: object,
+  ): Promise<void> {
+    // Of several that wait, the first may have filled it again.
+    while (this.ready()) await this.ready();
+    this.show(text, event, data);
+  }
+
+  /** A message that somebody has sent, once there is room for it. */
+  async showMessage(peer: Address, message: string): Promise<void> {
+    const text = `< ${formatAddress(peer)} ${this.paintMessage(message)}`;
+    await this.showInTurn(text, "message", { peer, message });
+  }
+
+  /** A message on one line. */
+  paintMessage(message: string): string {
+    return this.paint("cyan", visible(message));
   }
 
   /** What is good to know, for people only. */
@@ -258,14 +324,14 @@ export class Session implements Disposable {
   }
 
   /** Settles when all is written; soon, when interrupted. */
-  flushed(): Promise<void> {
-    return this.finished(this.#flush());
-  }
-
-  async #flush(): Promise<void> {
-    await this.#stdout.flushed();
+  async flushed(): Promise<void> {
+    await this.finished(this.#stdout.flushed());
+    if (this.#stdout.flushed()) {
+      this.failed = true;
+      this.warn("Cannot write all of the output: nobody reads it");
+    }
     // Only now, as it is told there what went wrong with the other.
-    await this.#stderr.flushed();
+    await this.finished(this.#stderr.flushed());
   }
 
   /** Settles as `work` does; soon, when interrupted, as it may wait for a reader. */
@@ -274,7 +340,7 @@ export class Session implements Disposable {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = this.#interrupted.then(() =>
       new Promise<void>((resolve) => {
-        if (!done) timer = setTimeout(resolve, LINGER);
+        if (!done) timer = setTimeout(resolve, LINGER_MS);
       })
     );
     try {
@@ -290,6 +356,8 @@ export class Session implements Disposable {
       Deno.removeSignalListener(signal, this.#interrupt);
     }
     this.#stop();
+    this.#stdout[Symbol.dispose]();
+    this.#stderr[Symbol.dispose]();
   }
 }
 

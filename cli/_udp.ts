@@ -2,11 +2,11 @@
 
 /** `udp`. */
 
-import { type Address, formatAddress } from "../_address.ts";
+import type { Address } from "../_address.ts";
 import { type Args, type Command, NAME, UsageError } from "./_args.ts";
 import { pause } from "./_connect.ts";
 import { HOSTNAME, hostnameOf, showListening } from "./_listen.ts";
-import { type Session, visible } from "./_session.ts";
+import type { Session } from "./_session.ts";
 import { ClosedError, InvalidMessageError } from "../_errors.ts";
 import { createUdpSocket, type UDPSocket } from "../udp_socket.ts";
 
@@ -16,6 +16,7 @@ const MAX_LINE_BYTES = 65_536;
 
 export const udp: Command = {
   operands: "<port>",
+  takes: "a port",
   arity: [1, 1],
   summary: "Show datagrams that arrive, and send lines in datagrams",
   details:
@@ -84,17 +85,14 @@ async function receive(socket: UDPSocket, session: Session): Promise<void> {
   for (;;) {
     try {
       for await (const [message, peer] of socket) {
-        const text = `< ${formatAddress(peer)} ${
-          session.paint("cyan", visible(message))
-        }`;
-        session.show(text, "message", { peer, message });
-        await session.ready();
+        await session.showMessage(peer, message);
       }
       return;
     } catch (error) {
       // Anybody can send anything: that is no failure of this tool.
       if (!(error instanceof InvalidMessageError)) throw error;
       session.complain(error, error.sender);
+      await session.ready();
     }
   }
 }

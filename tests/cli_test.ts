@@ -34,8 +34,10 @@ const isLinux = Deno.build.os === "linux";
 const hasPython = isInstalled("python3");
 
 /** What a terminal must not get, or what would break a line in two. */
-const NASTY = "a\nb\r\x1b[31m\x00\x7f\u009b31m\u2028\u202eend";
-const NASTY_SHOWN = "a␊b␍␛[31m␀␡<U+009B>31m<U+2028><U+202E>end";
+const NASTY =
+  "a\nb\r\x1b[31m\x00\x7f\u009b31m\u2028\u202e\u200e\u061c\u200b\u{e0041}end";
+const NASTY_SHOWN =
+  "a␊b␍␛[31m␀␡<U+009B>31m<U+2028><U+202E><U+200E><U+061C><U+200B><U+E0041>end";
 
 /** What comes before the arguments of the tool: no configuration helps it. */
 function denoRun(allowed: string | null): string[] {
@@ -224,12 +226,12 @@ Deno.test("cli exits with 2 where it is called wrongly, and touches no socket", 
     [["connect", "--nope", LOOPBACK, "70001"], "Unknown option '--nope'\n"],
     [
       ["connect", LOOPBACK],
-      "Cannot run connect with 1 operands: it takes <ip> <port>",
+      "Cannot run connect: it takes an IP address and a port, and got 1 argument\n",
     ],
     [["connect", "", "70001"], "Operand 1 is empty"],
     [
       ["listen", "70001", "70002"],
-      "Cannot run listen with 2 operands: it takes <port>",
+      "Cannot run listen: it takes a port, and got 2 arguments\n",
     ],
     [
       ["listen", "69999"],
@@ -252,6 +254,25 @@ Deno.test("cli exits with 2 where it is called wrongly, and touches no socket", 
     ],
     [["udp", "70001", "--to", "::1:70002"], 'Cannot use "::1:70002" as --to'],
     [["udp", "70001", "--to", "[::1]:4465"], "4465 is the wire port of 70001"],
+    [["udp", "70001", "--to", "[]:70002"], 'Cannot use "[]:70002" as --to'],
+    [["udp", "70001", "--to", "[[::1]]:70002"], "as --to: it takes an address"],
+    [["udp", "70001", "--to", "a b:70002"], "as --to: it takes an address"],
+    [
+      ["listen", "--hostname", "", "70001"],
+      'Cannot use "" as --hostname: it takes an IP address\n',
+    ],
+    [
+      ["connect", "--tls", "--server-name", "a/b", LOOPBACK, "70001"],
+      'Cannot use "a/b" as --server-name: it takes a host name\n',
+    ],
+    [
+      ["connect", LOOPBACK, "70001", "--timeout", "-5"],
+      "Cannot use -5 as --timeout: it takes an integer from 0 to 2147483647\n",
+    ],
+    [
+      ["connect", LOOPBACK, "70001", "--timeout", "--json"],
+      "Option '--timeout' needs a value\n",
+    ],
     [["udp", "70001", "--wait", "5"], "Cannot use --wait without --to"],
     [
       ["ping", LOOPBACK, "70001", "--count", "0"],
@@ -678,11 +699,18 @@ Deno.test({
     using port = freePort();
     await using server = await python("tcp-echo-server", port.port);
     const messages = ["Hello", "", "你好，机器人", "🤖 🦾 👩‍🔧", "\uFEFFx"];
+    const shown = [
+      "Hello",
+      "",
+      "你好，机器人",
+      "🤖 🦾 👩<U+200D>🔧",
+      "<U+FEFF>x",
+    ];
     await using tool = cli("connect", "--request", LOOPBACK, port.port);
     await tool.write(`first\n${messages.join("\n")}`);
     assertEquals(await tool.end(), {
       code: 0,
-      stdout: `first\n${messages.join("\n")}\n`,
+      stdout: `first\n${shown.join("\n")}\n`,
       stderr: "",
     });
     await using pushed = cli("connect", "--json", LOOPBACK, port.port);
@@ -1133,6 +1161,38 @@ Deno.test("cli ping sums up when the server closes, and exits with 1", async () 
   assertMatch(stderr, /^daystar-comm: Cannot .*\n$/);
 });
 
+Deno.test("cli ping counts the request that the server closes on", async () => {
+  using port = freePort();
+  const accepted = acceptRaw(port);
+  await using tool = cli("ping", "--json", LOOPBACK, port.port);
+  using conn = await accepted;
+  await deadline(conn.read(new Uint8Array(100)), PATIENCE);
+  await conn.closeWrite();
+  const { code, stdout } = await tool.ended();
+  const { sent, received } = toEvents(stdout)
+    .find(({ event }) => event === "summary") ?? fail();
+  assertEquals({ code, sent, received }, { code: 1, sent: 1, received: 0 });
+});
+
+Deno.test({
+  name: "cli ping exits with 1 when Ctrl-C ends the wait for a reply",
+  ignore: isWindows,
+  async fn() {
+    using port = freePort();
+    await using watched = serve(
+      port,
+      (message) => message === "ping 1" ? message : null,
+    );
+    await using tool = cli("ping", "--interval=1", LOOPBACK, port.port);
+    assertMatch(await tool.read(), /^1: /);
+    while (watched.seen.length < 2) await watched.server.sendToAll("waiting");
+    tool.interrupt();
+    const { code, stdout, stderr } = await tool.ended();
+    assertEquals({ code, stderr }, { code: 1, stderr: "" });
+    assertStringIncludes(stdout, `${LOOPBACK}:${port.port}: 1 of 2 replies: `);
+  },
+});
+
 Deno.test({
   name: "cli ping sums up on Ctrl-C, also between two round trips",
   ignore: isWindows,
@@ -1265,8 +1325,9 @@ Deno.test({
       await deadline(output.read(), PATIENCE);
       child.kill("SIGINT");
       assertEquals(await watched.gone, undefined);
-      const { signal } = await deadline(child.status, PATIENCE);
-      assertEquals(signal, null);
+      // What it could not write is a failure.
+      const { code, signal } = await deadline(child.status, PATIENCE);
+      assertEquals({ code, signal }, { code: 1, signal: null });
       await input.abort().catch(() => {}); // it has ended
       await output.cancel();
     }
@@ -1294,6 +1355,101 @@ Deno.test({
   },
 });
 
+/**
+ * The tool with its output (1) or error output (2) on a pipe that never blocks,
+ * which is read once it is full, and slowly.
+ */
+function cliReadSlowly(stream: 1 | 2, ...args: (string | number)[]): Process {
+  const python = `
+import fcntl, os, struct, subprocess, sys, termios, time
+stream = int(sys.argv[1])
+out, into = os.pipe()
+os.set_blocking(into, False)
+name = {1: "stdout", 2: "stderr"}[stream]
+tool = subprocess.Popen(sys.argv[2:], **{name: into})
+os.close(into)
+def waiting():
+    return struct.unpack("i", fcntl.ioctl(out, termios.FIONREAD, bytes(4)))[0]
+# 14 of 16 pages: a short line may have one of its own.
+while waiting() < 57344 and tool.poll() is None:
+    time.sleep(0.001)
+while data := os.read(out, 16384):
+    os.write(stream, data)
+    time.sleep(0.0005)
+sys.exit(tool.wait())`;
+  return new Process("python3", [
+    ...["-c", python, String(stream), Deno.execPath(), ...denoRun(NETWORK)],
+    ...args.map(String),
+  ]);
+}
+
+for (const stream of [1, 2] as const) {
+  const name = stream === 1 ? "output" : "error output";
+  Deno.test({
+    name: `cli holds up the server while a non-blocking ${name} is full`,
+    ignore: !hasPython || isWindows,
+    async fn() {
+      using port = freePort();
+      const accepted = acceptRaw(port);
+      const mode = stream === 1 ? [] : ["--request"];
+      await using tool = cliReadSlowly(
+        ...[stream, "connect", ...mode, LOOPBACK, port.port] as const,
+      );
+      using conn = await accepted;
+      // More than what may wait unwritten before lines are left out.
+      const lines = Array.from({ length: 150 }, (_, i) => `${i} `.repeat(1e5));
+      const writer = conn.writable.getWriter();
+      const written = Promise.all(
+        lines.map((line) => writer.write(bytes(line, 3))),
+      ).then(() => writer.close());
+      const { code, stdout, stderr } = await tool.ended();
+      await written;
+      assertEquals(code, 0);
+      const shown = stream === 1 ? stdout : stderr;
+      const prefix = stream === 1 ? "" : "not asked for: ";
+      const expected = lines.map((line) => `${prefix}${line}\n`).join("");
+      assert(shown === expected, `${shown.length} of ${expected.length}`);
+    },
+  });
+}
+
+Deno.test({
+  name: "cli listen holds up all clients while its output is full",
+  ignore: !hasPython || isWindows,
+  async fn() {
+    using port = freePort();
+    await using tool = cliReadSlowly(
+      ...[1, "listen", "--json", "--hostname", LOOPBACK, port.port] as const,
+    );
+    const payload = "x".repeat(1_000_000);
+    // One message of each client would be too much at once.
+    const clients = await Promise.all(
+      Array.from(
+        { length: 25 },
+        () =>
+          createTcpClient(LOOPBACK, port.port, { retry: { firstDelay: 10 } }),
+      ),
+    );
+    const sent = Promise.all(clients.map(async (client, i) => {
+      await client.send(`${i} ${payload}`);
+      await client.send(`${i} end`);
+      await client.disconnect();
+    }));
+    const seen = clients.map(() => 0);
+    for (let left = 3 * clients.length; left > 0;) {
+      const { event, message } = JSON.parse(await tool.read());
+      if (event === "disconnected" || event === "message") left--;
+      if (event !== "message") continue;
+      const [client = "", rest = ""] = String(message).split(" ");
+      const number = seen[Number(client)] ?? fail(client);
+      seen[Number(client)] = number + 1;
+      assertEquals(rest, number === 0 ? payload : "end");
+    }
+    await sent;
+    assertEquals(seen, clients.map(() => 2));
+  },
+});
+
 Deno.test({
   name: "cli exits with 1 when its output can't be written",
   ignore: !isLinux,
@@ -1309,6 +1465,59 @@ Deno.test({
       "Cannot write to standard output: No space left",
     );
   },
+});
+
+Deno.test({
+  name: "cli ends as it would where its error output can't be written",
+  ignore: !isLinux,
+  async fn() {
+    for (
+      const [redirect, ...args] of [
+        ["2> /dev/full", "nope"],
+        ["> /dev/full 2> /dev/full", "nope"],
+        ["2>&-", "nope"],
+        [">&- 2>&- <&-", "nope"],
+      ]
+    ) {
+      await using tool = new Process("sh", [
+        ...["-c", `"$@" ${redirect}`, "sh", Deno.execPath()],
+        ...[...denoRun(null), ...args],
+      ]);
+      assertEquals(await tool.ended(), { code: 2, stdout: "", stderr: "" });
+    }
+  },
+});
+
+Deno.test({
+  name: "cli listen serves on where its error output can't be written",
+  ignore: !isLinux,
+  async fn() {
+    using port = freePort();
+    await using tool = new Process("sh", [
+      ...["-c", 'exec "$@" 2> /dev/full', "sh", Deno.execPath()],
+      ...[...denoRun(NETWORK), "listen", "--echo", "--json"],
+      ...["--hostname", LOOPBACK, `${port.port}`],
+    ]);
+    assertEquals((await readEvent(tool)).event, "listening");
+    using raw = await Deno.connect({ hostname: LOOPBACK, port: port.wire });
+    await raw.write(bytes(0xff, 3, "still there?", 3));
+    const reply = new Uint8Array(13);
+    assertEquals(await deadline(raw.read(reply), PATIENCE), 13);
+    assertEquals(reply, bytes("still there?", 3));
+  },
+});
+
+Deno.test("cli exits with 2 where --ca is a file without a certificate", async () => {
+  await using tool = new Process(Deno.execPath(), [
+    ...["run", "--no-prompt", "--no-config", "--allow-read=README.md"],
+    ...["cli.ts", "connect", "--tls", "--ca", "README.md", LOOPBACK, "70001"],
+  ]);
+  const { code, stderr } = await tool.ended();
+  assertEquals(code, 2);
+  assertStringIncludes(
+    stderr,
+    'Cannot use "README.md" as --ca: it takes a file with certificates as PEM\n',
+  );
 });
 
 Deno.test({
@@ -1444,6 +1653,41 @@ Deno.test("Output.write() writes on where a part was written", async () => {
   assertEquals(output.flushed(), undefined);
 });
 
+Deno.test("Output.write() waits where its stream is full, and loses nothing", async () => {
+  const sink = new SlowSink();
+  sink.may.resolve();
+  let full = 3;
+  const output = new Output({
+    write(part) {
+      if (sink.taken.length > 0 && full-- > 0) {
+        return Promise.reject(new Deno.errors.WouldBlock("full"));
+      }
+      return sink.write(part);
+    },
+    isTerminal: () => false,
+  }, (error) => fail(`${error}`));
+  output.write("one");
+  output.write("two");
+  await output.flushed();
+  assertEquals(new Uint8Array(sink.taken), bytes("one\ntwo\n"));
+});
+
+Deno.test("Output.write() stops trying once it is disposed of", async () => {
+  const tried = Promise.withResolvers<void>();
+  const output = new Output({
+    write() {
+      tried.resolve();
+      return Promise.reject(new Deno.errors.WouldBlock("full"));
+    },
+    isTerminal: () => false,
+  }, (error) => fail(`${error}`));
+  output.write("one");
+  await tried.promise;
+  output[Symbol.dispose]();
+  await output.flushed();
+  assertEquals(output.flushed(), undefined);
+});
+
 Deno.test("Output.ready() waits where much is unwritten", async () => {
   const sink = new SlowSink();
   sink.limit = 1_000_000;
@@ -1459,13 +1703,13 @@ Deno.test("Output.ready() waits where much is unwritten", async () => {
 });
 
 Deno.test("Output.write() leaves lines out rather than hold them without bound, and tells", async () => {
-  const written: string[] = [];
+  let text = "";
   const may = Promise.withResolvers<void>();
   const errors: unknown[] = [];
   const output = new Output({
     async write(bytes) {
       await may.promise;
-      written.push(...new TextDecoder().decode(bytes).trimEnd().split("\n"));
+      text += new TextDecoder().decode(bytes);
       return bytes.length;
     },
     isTerminal: () => false,
@@ -1476,6 +1720,7 @@ Deno.test("Output.write() leaves lines out rather than hold them without bound, 
   await output.flushed();
   output.write("after that");
   await output.flushed();
+  const written = text.split("\n").slice(0, -1);
   assertEquals(written.length, 18);
   assertEquals(written.at(-1), "after that");
   assertEquals(errors.map(String), [
