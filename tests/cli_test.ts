@@ -1373,9 +1373,9 @@ def waiting():
 # 14 of 16 pages: a short line may have one of its own.
 while waiting() < 57344 and tool.poll() is None:
     time.sleep(0.001)
-while data := os.read(out, 16384):
+while data := os.read(out, 65536):
     os.write(stream, data)
-    time.sleep(0.0005)
+    time.sleep(0.001)
 sys.exit(tool.wait())`;
   return new Process("python3", [
     ...["-c", python, String(stream), Deno.execPath(), ...denoRun(NETWORK)],
