@@ -1,6 +1,6 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-import { checkInteger, show } from "./_options.ts";
+import { type Option, refuse } from "./_options.ts";
 
 /**
  * What Python calls an addr tuple: an IP address and a communication port, such
@@ -42,18 +42,14 @@ export function wirePort(
   port: number,
   portOffset: number = DEFAULT_OFFSET,
 ): number {
-  checkOffset(portOffset);
+  offset(portOffset, "portOffset");
   if (
     typeof port !== "number" || !Number.isInteger(port) || port < MIN_PORT ||
     port > MAX_PORT
   ) {
-    throw new RangeError(
-      `Cannot use ${
-        show(port)
-      } as a communication port: it takes an integer from ${MIN_PORT} to ${MAX_PORT}${
-        wireHint(port, portOffset)
-      }`,
-    );
+    const hint = wireHint(port, portOffset);
+    const takes = `an integer from ${MIN_PORT} to ${MAX_PORT}${hint}`;
+    throw refuse("a communication port", port, takes, RangeError);
   }
   return port + portOffset;
 }
@@ -65,14 +61,16 @@ function wireHint(port: unknown, portOffset: number): string {
   return mapped === port ? "" : `; ${port} is the wire port of ${mapped}`;
 }
 
-function checkOffset(portOffset: number): void {
-  if (typeof portOffset !== "number") {
-    throw new RangeError(
-      `Cannot use ${show(portOffset)} as portOffset: it is not a number`,
-    );
-  }
-  checkInteger("portOffset", portOffset, 1 - MIN_PORT, 65535 - MAX_PORT);
-}
+/** The option `portOffset`: every communication port stays within 1 to 65535. */
+export const offset: Option<number> = (value = DEFAULT_OFFSET, name) => {
+  const [least, most] = [1 - MIN_PORT, 65535 - MAX_PORT];
+  if (
+    typeof value === "number" && Number.isInteger(value) && value >= least &&
+    value <= most
+  ) return value;
+  const takes = `an integer from ${least} to ${most}`;
+  throw refuse(name, value, takes, RangeError);
+};
 
 /** The address to hand to users: with the communication port where there is one. */
 export function toAddress(
@@ -99,23 +97,24 @@ export function formatWithWire(
   return `${text} (wire port ${address[1] + portOffset})`;
 }
 
+/** The option `hostname`. */
+export function host(otherwise: string): Option<string> {
+  return (value = otherwise, name) => {
+    if (typeof value === "string" && value !== "") return value;
+    throw refuse(name, value, 'a string such as "127.0.0.1"');
+  };
+}
+
 /** Throws unless `ip` can be the host of an address. */
 export function checkHost(ip: unknown): void {
-  if (typeof ip !== "string" || ip === "") {
-    throw new TypeError(
-      `Cannot use ${
-        show(ip)
-      } as an IP address: it takes a string such as "127.0.0.1"`,
-    );
-  }
+  if (typeof ip === "string" && ip !== "") return;
+  throw refuse("an IP address", ip, 'a string such as "127.0.0.1"');
 }
 
 /** Throws unless `address` is a pair; the port is left to {@linkcode wirePort}. */
 export function checkAddress(address: unknown): void {
   if (!Array.isArray(address) || address.length !== 2) {
-    throw new TypeError(
-      `Cannot use ${show(address)} as an address: it takes [ip, port]`,
-    );
+    throw refuse("an address", address, "[ip, port]");
   }
   checkHost(address[0]);
 }

@@ -105,7 +105,7 @@ export interface ConnectionOptions {
   /** The other end. */
   remoteAddress: Address;
   /** What makes wire ports of communication ports, for error messages. */
-  portOffset?: number | undefined;
+  portOffset: number;
   /** The longest message either way, in bytes. */
   maxMessageBytes: number;
   /** After how many milliseconds without a byte from the peer to give it up; 0 = never. */
@@ -127,7 +127,7 @@ export class Connection implements Link {
   #expecting = true;
   readonly #conn: Conn;
   readonly #events: LinkEvents;
-  readonly #portOffset: number | undefined;
+  readonly #portOffset: number;
   readonly #maxMessageBytes: number;
   readonly #stats: Stats;
   readonly #outbox: Outbox;

@@ -8,7 +8,13 @@
  * searched as text, which is twenty times as fast as in a Uint8Array.
  */
 
-import { checkInteger, checkOptions, show } from "./_options.ts";
+import {
+  integer,
+  type Option,
+  type OptionsTable,
+  readOptions,
+  show,
+} from "./_options.ts";
 import {
   ClosedError,
   InvalidMessageError,
@@ -48,10 +54,12 @@ const strictDecoder = new TextDecoder("utf-8", {
 const encoder = new TextEncoder();
 const NOTHING = new Uint8Array(0);
 
-/** Throws unless `value` can be a `maxMessageBytes`. */
-export function checkMaxMessageBytes(value: number): void {
-  checkInteger("maxMessageBytes", value, 1, LONGEST);
-}
+/** The option `maxMessageBytes`. */
+export const maxMessageBytes: Option<number> = integer(
+  1,
+  LONGEST,
+  DEFAULT_MAX_MESSAGE_BYTES,
+);
 
 /** Messages in the order they arrived, and in the place of each that is not UTF-8 its error. */
 export type Decoded = (string | InvalidMessageError)[];
@@ -81,7 +89,6 @@ export class FrameDecoder {
 
   /** @param maxMessageBytes The longest message to accept, in bytes. */
   constructor(maxMessageBytes: number) {
-    checkMaxMessageBytes(maxMessageBytes);
     this.#limit = maxMessageBytes;
   }
 
@@ -666,6 +673,8 @@ export interface FrameStreamOptions {
   maxMessageBytes?: number;
 }
 
+const OPTIONS = { maxMessageBytes } satisfies OptionsTable<FrameStreamOptions>;
+
 /**
  * Turns the bytes of frames into messages, as the sockets of this module do, for
  * byte streams that are not sockets: a serial device, a WebSocket, a file.
@@ -730,8 +739,11 @@ export class FrameDecoderStream implements TransformStream<Uint8Array, string> {
    */
   constructor(options: FrameStreamOptions = {}) {
     beTransformStream(FrameDecoderStream);
-    checkOptions(options);
-    const { maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES } = options;
+    const { maxMessageBytes } = readOptions(
+      "FrameDecoderStream",
+      options,
+      OPTIONS,
+    );
     const frames = new FrameDecoder(maxMessageBytes);
     let failure: unknown;
     const messages = new TransformStream<Uint8Array, string>({
@@ -871,9 +883,11 @@ export class FrameEncoderStream implements TransformStream<string, Uint8Array> {
    */
   constructor(options: FrameStreamOptions = {}) {
     beTransformStream(FrameEncoderStream);
-    checkOptions(options);
-    const { maxMessageBytes: limit = DEFAULT_MAX_MESSAGE_BYTES } = options;
-    checkMaxMessageBytes(limit);
+    const { maxMessageBytes: limit } = readOptions(
+      "FrameEncoderStream",
+      options,
+      OPTIONS,
+    );
     const frames = new TransformStream<string, Uint8Array>({
       transform(message, controller) {
         checkMessage(message, limit);

@@ -6,7 +6,13 @@
  */
 
 import { ClosedError } from "./_errors.ts";
-import { checkOptions, checkSignal, checkTime } from "./_options.ts";
+import {
+  checkNames,
+  milliseconds,
+  type OptionsTable,
+  type Settings,
+  signal,
+} from "./_options.ts";
 import { MAX_TIMER } from "./_time.ts";
 
 /** Options of {@linkcode TCPClient.receive} and {@linkcode UDPSocket.receive}. */
@@ -20,6 +26,25 @@ export interface ReceiveOptions {
   timeout?: number;
   /** Ends the wait: `receive` then rejects with its reason, and nothing is lost. */
   signal?: AbortSignal;
+}
+
+const OPTIONS = {
+  timeout: milliseconds(0, Infinity),
+  signal: signal(),
+} satisfies OptionsTable<ReceiveOptions>;
+
+type Wait = Settings<typeof OPTIONS>;
+
+/** Without options. */
+const FOR_EVER: Wait = { timeout: Infinity, signal: undefined };
+
+/** Does what readOptions() does in a third of the time, since a receive takes no longer. */
+function readWait(options: ReceiveOptions): Wait {
+  checkNames("receive", options, OPTIONS);
+  return {
+    timeout: OPTIONS.timeout(options.timeout, "timeout"),
+    signal: OPTIONS.signal(options.signal, "signal"),
+  };
 }
 
 /** Where an {@linkcode Inbox} gets its messages from. */
@@ -61,18 +86,17 @@ export class Inbox<T extends string | readonly unknown[]> {
 
   /** The next message; null when the time ran out. */
   receive(options?: ReceiveOptions): Promise<T | null> {
-    if (options !== undefined) {
-      try {
-        checkOptions(options);
-        if (options.timeout !== undefined) {
-          checkTime("timeout", options.timeout);
-        }
-        checkSignal(options.signal);
-        options.signal?.throwIfAborted();
-      } catch (error) {
-        return Promise.reject(error);
-      }
+    if (options === undefined) return this.#receive(FOR_EVER);
+    try {
+      const wait = readWait(options);
+      wait.signal?.throwIfAborted();
+      return this.#receive(wait);
+    } catch (error) {
+      return Promise.reject(error);
     }
+  }
+
+  #receive(wait: Wait): Promise<T | null> {
     // Nobody overtakes those who wait.
     const item = this.#waiters.size > 0 ? undefined : this.#shift();
     if (item !== undefined) {
@@ -82,14 +106,11 @@ export class Inbox<T extends string | readonly unknown[]> {
     }
     if (this.#ended) return Promise.reject(this.#ended());
     return new Promise((resolve, reject) => {
-      this.#wait({ resolve, reject }, options ?? {});
+      this.#wait({ resolve, reject }, wait);
     });
   }
 
-  #wait(
-    waiter: Waiter<T>,
-    { timeout = Infinity, signal }: ReceiveOptions,
-  ): void {
+  #wait(waiter: Waiter<T>, { timeout, signal }: Wait): void {
     this.#waiters.add(waiter);
     if (this.#waiters.size === 1) this.#source.awaited(true);
     if (timeout > MAX_TIMER && !signal) return;

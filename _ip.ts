@@ -6,7 +6,7 @@
  */
 
 import { type Address, formatAddress } from "./_address.ts";
-import { isPromise, show } from "./_options.ts";
+import { isPromise, refuse, show } from "./_options.ts";
 import { CommunicationError, reason } from "./_errors.ts";
 
 /** IPv4 addresses are those from ::ffff:0:0 on ({@link https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2}). */
@@ -131,11 +131,8 @@ function parseRange(range: string): Range {
   const length = prefix === undefined ? size : Number(prefix);
   const bits = isIpv4 || host.includes(":") ? parseIp(host) : undefined;
   if (bits === undefined || length > size) {
-    throw new TypeError(
-      `Cannot use ${
-        show(range)
-      } as a range: it takes an IP address, and a prefix of up to ${size} bits`,
-    );
+    const takes = `an IP address, and a prefix of up to ${size} bits`;
+    throw refuse("a range", range, takes);
   }
   const shift = BigInt(size - length);
   return { base: bits >> shift, shift };

@@ -1,75 +1,298 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-/** The checks of arguments that several modules share, so that all word them alike. */
+/** Reading and checking options, and the sentence that refuses a value. */
 
-/** Throws unless `options` is an object or left out: `receive(5.0)` means something else. */
-export function checkOptions(options: unknown): void {
-  if (options === undefined) return;
-  if (typeof options !== "object" || options === null) {
-    throw new TypeError(
-      `Cannot use ${show(options)} as options: it is not an object`,
-    );
+/** Checks the value of an option, or fills in the default; `name` is for the error. */
+export type Option<T> = (value: unknown, name: string) => T;
+
+/** One check for each option of an interface. */
+export type OptionsTable<Options> = {
+  readonly [Name in keyof Options]-?: Option<Read<Options[Name]> | undefined>;
+};
+
+/** With undefined for each option within an option that has no default. */
+type Read<T> = T extends Callback ? T
+  : T extends object ? { [Name in keyof T]: T[Name] | undefined }
+  : T;
+
+// deno-lint-ignore no-explicit-any -- nothing else takes every function
+type Callback = (...args: any[]) => unknown;
+
+type Table = Readonly<Record<string, Option<unknown>>>;
+
+/** The options of a table as they were read: checked, and with the defaults in place. */
+export type Settings<T extends Table> = {
+  readonly [Name in keyof T]: ReturnType<T[Name]>;
+};
+
+/**
+ * Reads each option once and by name, so that getters and inherited properties count.
+ *
+ * @param caller The function whose options they are, for the error.
+ * @param options What was passed; undefined means the defaults.
+ * @param table The options there are.
+ * @param args The names of the arguments before the options.
+ * @returns The settings.
+ * @throws {TypeError | RangeError} If there is no such option, or it does not take the value.
+ */
+export function readOptions<T extends Table>(
+  caller: string,
+  options: unknown,
+  table: T,
+  args: readonly string[] = [],
+): Settings<T> {
+  const given = options === undefined ? {} : options;
+  checkNames(caller, given, table, args);
+  return readAll("", given, table);
+}
+
+/** Throws unless `options` is an object whose properties are all options of the table. */
+export function checkNames(
+  caller: string,
+  options: unknown,
+  table: Table,
+  args: readonly string[] = [],
+): asserts options is object {
+  if (!isBag(options)) throw refuseOptions(options, table);
+  for (const name in options) {
+    // Much faster than Object.hasOwn().
+    if (!(name in table) || name in Object.prototype) {
+      throw refuseName(name, caller, Object.keys(table), args);
+    }
   }
 }
 
-/** Throws unless `value` is a time in milliseconds from `min` to Infinity. */
-export function checkTime(name: string, value: unknown, min = 0): void {
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Cannot use ${show(value)} as ${name}: it is not a number`,
-    );
-  }
-  if (!(value >= min)) {
-    throw new RangeError(
-      `Cannot use ${value} as ${name}: it takes ${min} ms or more`,
-    );
-  }
+function isBag(value: unknown): value is object {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Throws unless `value` is an integer from `min` to `max`. */
-export function checkInteger(
+function readAll<T extends Table>(
+  prefix: string,
+  options: object,
+  table: T,
+): Settings<T> {
+  const given = options as Record<string, unknown>;
+  const settings: Record<string, unknown> = {};
+  for (const [name, read] of Object.entries(table)) {
+    settings[name] = read(given[name], prefix + name);
+  }
+  return settings as Settings<T>;
+}
+
+/** Reads the options within the option `name`. */
+function readNested<T extends Table>(
+  name: string,
+  options: object,
+  table: T,
+): Settings<T> {
+  checkNames(name, options, table);
+  return readAll(`${name}.`, options, table);
+}
+
+// Checks
+
+/** An integer from `least` to `most`, or the default. */
+export function integer(
+  least: number,
+  most: number,
+  otherwise: number,
+): Option<number> {
+  return (value, name) => {
+    if (value === undefined || value === otherwise) return otherwise;
+    if (Number.isInteger(value) && isWithin(value, least, most)) return value;
+    const takes = `an integer from ${least} to ${most}`;
+    throw refuse(name, value, takes, kindOf(value));
+  };
+}
+
+/** A number from `least` to `most`. */
+export function fraction(
+  least: number,
+  most: number,
+  otherwise: number,
+): Option<number> {
+  return (value, name) => {
+    if (value === undefined) return otherwise;
+    if (isWithin(value, least, most)) return value;
+    const takes = `a number from ${least} to ${most}`;
+    throw refuse(name, value, takes, kindOf(value));
+  };
+}
+
+/** A time from `least` milliseconds to Infinity. */
+export function milliseconds(least: number, otherwise: number): Option<number> {
+  return (value, name) => {
+    if (value === undefined) return otherwise;
+    if (isWithin(value, least, Infinity)) return value;
+    const takes = `a number of milliseconds, ${least} or more`;
+    throw refuse(name, value, takes, kindOf(value));
+  };
+}
+
+function isWithin(
+  value: unknown,
+  least: number,
+  most: number,
+): value is number {
+  return typeof value === "number" && value >= least && value <= most;
+}
+
+function kindOf(value: unknown): ErrorConstructor {
+  return typeof value === "number" ? RangeError : TypeError;
+}
+
+/** True or false. */
+export function boolean(otherwise: boolean): Option<boolean> {
+  return (value, name) => {
+    if (value === undefined) return otherwise;
+    if (typeof value === "boolean") return value;
+    throw refuse(name, value, "true or false");
+  };
+}
+
+/** An AbortSignal, or undefined. */
+export function signal(): Option<AbortSignal | undefined> {
+  return (value, name) => {
+    if (value === undefined || value instanceof AbortSignal) return value;
+    throw refuse(name, value, "an AbortSignal");
+  };
+}
+
+/** A function; undefined and null, as Python's None, mean none. */
+export function callback<F extends Callback>(): Option<F | undefined>;
+/** A function; undefined and null, as Python's None, mean `otherwise`. */
+export function callback<F extends Callback>(otherwise: F): Option<F>;
+export function callback<F extends Callback>(
+  otherwise?: F,
+): Option<F | undefined> {
+  return (value, name) => {
+    if (value === undefined || value === null) return otherwise;
+    if (typeof value === "function") return value as F;
+    throw refuse(name, value, "a function");
+  };
+}
+
+/** Options within an option, or undefined. */
+export function nested<T extends Table>(
+  table: T,
+): Option<Settings<T> | undefined> {
+  return (value, name) => {
+    if (value === undefined) return undefined;
+    if (isBag(value)) return readNested(name, value, table);
+    throw refuse(name, value, `{ ${Object.keys(table).join(", ")} }`);
+  };
+}
+
+/** Options within an option, where `true` means their defaults, and `false` undefined. */
+export function switchable<T extends Table>(
+  table: T,
+): Option<Settings<T> | undefined> {
+  return (value, name) => {
+    if (value === undefined || value === false) return undefined;
+    const options = value === true ? {} : value;
+    if (isBag(options)) return readNested(name, options, table);
+    throw refuse(name, value, `true or { ${Object.keys(table).join(", ")} }`);
+  };
+}
+
+// Refusing
+
+/** The error for a value that can't be used. */
+export function refuse(
   name: string,
   value: unknown,
-  min: number,
-  max: number = Number.MAX_SAFE_INTEGER,
-): void {
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Cannot use ${show(value)} as ${name}: it is not a number`,
-    );
-  }
-  if (!Number.isInteger(value) || value < min || value > max) {
-    throw new RangeError(
-      `Cannot use ${value} as ${name}: it takes an integer from ${min} to ${max}`,
-    );
-  }
+  takes: string,
+  Kind: ErrorConstructor = TypeError,
+): Error {
+  return new Kind(`Cannot use ${show(value)} as ${name}: it takes ${takes}`);
 }
 
-/** Throws unless `value` is an AbortSignal or left out. */
-export function checkSignal(value: unknown): void {
-  if (value !== undefined && !(value instanceof AbortSignal)) {
-    throw new TypeError(
-      `Cannot use ${show(value)} as signal: it is not an AbortSignal`,
+/** The error for what can't be options; Python takes a timeout as a number of seconds. */
+function refuseOptions(options: unknown, table: Table): Error {
+  if ("timeout" in table && typeof options === "number" && options >= 0) {
+    const ms = Math.round(options * 1000);
+    return new TypeError(
+      `Cannot use ${options} as options: write { timeout: ${ms} }`,
     );
   }
+  const names = list(Object.keys(table));
+  return refuse("options", options, `an object with ${names}`);
 }
 
-/** Throws unless `value` is true, false or left out. */
-export function checkBoolean(name: string, value: unknown): void {
-  if (value !== undefined && typeof value !== "boolean") {
-    throw new TypeError(
-      `Cannot use ${show(value)} as ${name}: it is not a boolean`,
+/** The error for a property that is no option, with what was meant. */
+function refuseName(
+  name: string,
+  owner: string,
+  options: readonly string[],
+  args: readonly string[],
+): TypeError {
+  const cannot = `Cannot use ${show(name)} as an option of ${owner}`;
+  const at = args.findIndex((arg) => fold(arg) === fold(name));
+  if (at >= 0) {
+    return new TypeError(
+      `${cannot}: ${args[at]} is the ${["first", "second"][at]} argument`,
     );
   }
+  const meant = closest(name, options);
+  return new TypeError(
+    meant === undefined
+      ? `${cannot}: it takes ${list(options)}`
+      : `${cannot}: did you mean ${show(meant)}?`,
+  );
 }
 
-/** Throws unless `value` is a function or left out. */
-export function checkFunction(name: string, value: unknown): void {
-  if (value !== undefined && typeof value !== "function") {
-    throw new TypeError(
-      `Cannot use ${show(value)} as ${name}: it is not a function`,
-    );
+/** So that Python's `connect_timeout` is `connectTimeout`. */
+function fold(name: string): string {
+  return name.replaceAll(/[_-]/g, "").toLowerCase();
+}
+
+/** Typing errors up to this are told from other words. */
+const MAX_TYPOS = 2;
+/** Shorter parts of names are in too many of them. */
+const MIN_PART = 3;
+
+/** What was meant: a typing error, or else the first of which one is a part of the other. */
+function closest(
+  name: string,
+  options: readonly string[],
+): string | undefined {
+  const folded = fold(name);
+  const most = Math.min(MAX_TYPOS, Math.floor(folded.length / 3));
+  let nearest: string | undefined;
+  let least = most + 1;
+  for (const option of options) {
+    const typos = distance(folded, fold(option), least);
+    if (typos < least) [nearest, least] = [option, typos];
   }
+  return nearest ?? options.find((option) => isPart(folded, fold(option)));
+}
+
+function isPart(a: string, b: string): boolean {
+  return Math.min(a.length, b.length) >= MIN_PART &&
+    (a.includes(b) || b.includes(a));
+}
+
+/** How many letters to change, insert or leave out (Levenshtein), or `most`. */
+function distance(a: string, b: string, most: number): number {
+  if (Math.abs(a.length - b.length) >= most) return most;
+  let row = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (const [i, letter] of [...a].entries()) {
+    const next = [i + 1];
+    for (const [j, other] of [...b].entries()) {
+      next.push(Math.min(
+        (row[j] ?? most) + (letter === other ? 0 : 1),
+        (row[j + 1] ?? most) + 1,
+        (next[j] ?? most) + 1,
+      ));
+    }
+    row = next;
+  }
+  return Math.min(row[b.length] ?? most, most);
+}
+
+/** Names in a sentence: `a, b and c`. */
+function list(names: readonly string[]): string {
+  return names.join(", ").replace(/, ([^,]*)$/, " and $1");
 }
 
 /** Whether a callback has answered later. */

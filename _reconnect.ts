@@ -22,9 +22,18 @@ import {
 } from "./_connection.ts";
 import { type ClosedError, CommunicationError, explain } from "./_errors.ts";
 import { checkMessage, frameLength } from "./_framing.ts";
-import { checkInteger, checkTime, notify, show } from "./_options.ts";
+import {
+  fraction,
+  integer,
+  milliseconds,
+  notify,
+  type Option,
+  type OptionsTable,
+  type Settings,
+  switchable,
+} from "./_options.ts";
 import { Deadline, Pause, within } from "./_time.ts";
-import { type ClientTLSOptions, startTls } from "./_tls.ts";
+import { type ClientTLS, startTls } from "./_tls.ts";
 
 /** Below this many unreceived bytes of lost connections, the new connection is read too. */
 const READ_AHEAD_BYTES = 4096;
@@ -60,39 +69,22 @@ export interface RetryOptions {
   jitter?: number;
 }
 
-/** The options with the defaults in place, or undefined where nothing is to be tried again. */
-export function checkRetry(
-  name: string,
-  retry: boolean | RetryOptions | undefined,
-): Required<RetryOptions> | undefined {
-  if (retry === undefined || retry === false) return undefined;
-  if (retry !== true && (typeof retry !== "object" || retry === null)) {
-    throw new TypeError(
-      `Cannot use ${show(retry)} as ${name}: it takes true or an object`,
-    );
-  }
-  const {
-    attempts = Infinity,
-    firstDelay = 100,
-    maxDelay = 5_000,
-    jitter = 0.5,
-  } = retry === true ? {} : retry;
-  if (attempts !== Infinity) checkInteger(`${name}.attempts`, attempts, 1);
-  checkTime(`${name}.firstDelay`, firstDelay);
-  checkTime(`${name}.maxDelay`, maxDelay);
-  if (typeof jitter !== "number" || !(jitter >= 0 && jitter <= 1)) {
-    throw new RangeError(
-      `Cannot use ${
-        show(jitter)
-      } as ${name}.jitter: it takes a number from 0 to 1`,
-    );
-  }
-  return { attempts, firstDelay, maxDelay, jitter };
-}
+const RETRY = {
+  attempts: integer(1, Number.MAX_SAFE_INTEGER, Infinity),
+  firstDelay: milliseconds(0, 100),
+  maxDelay: milliseconds(0, 5_000),
+  jitter: fraction(0, 1, 0.5),
+} satisfies OptionsTable<RetryOptions>;
+
+/** How to keep trying, as it was read. */
+export type Retry = Settings<typeof RETRY>;
+
+/** The options `retry` and `reconnect`; undefined where nothing is to be tried again. */
+export const retry: Option<Retry | undefined> = switchable(RETRY);
 
 /** The pauses between attempts, and how many are left. */
 export class Backoff {
-  readonly #options: Required<RetryOptions>;
+  readonly #options: Retry;
   readonly #pause: Pause;
   #failures = 0;
 
@@ -100,7 +92,7 @@ export class Backoff {
    * @param options How often to try, and how long to wait.
    * @param pause What waits.
    */
-  constructor(options: Required<RetryOptions>, pause: Pause = new Pause()) {
+  constructor(options: Retry, pause: Pause = new Pause()) {
     this.#options = options;
     this.#pause = pause;
   }
@@ -145,11 +137,11 @@ export class Backoff {
 export interface Target {
   address: Address;
   wire: number;
-  portOffset?: number | undefined;
-  tls: boolean | ClientTLSOptions;
+  portOffset: number;
+  tls: ClientTLS | undefined;
   connectTimeout: number;
   /** Called with what went wrong when another attempt follows. */
-  onRetry?: ((error: Error) => void) | undefined;
+  onRetry: ((error: Error) => void) | undefined;
 }
 
 /** Connects, with TLS if so wanted, until time or signal end it. */
@@ -176,7 +168,7 @@ export async function dial(
 async function connect(
   hostname: string,
   port: number,
-  tls: boolean | ClientTLSOptions,
+  tls: ClientTLS | undefined,
   signal: AbortSignal,
 ): Promise<Conn> {
   const conn = await Deno.connect({ hostname, port, signal });
@@ -185,8 +177,8 @@ async function connect(
     throw signal.reason;
   }
   tune(conn);
-  if (tls === false) return conn;
-  return startTls(conn, hostname, tls === true ? {} : tls, signal);
+  if (!tls) return conn;
+  return startTls(conn, hostname, tls, signal);
 }
 
 /** Connects, and tries again until it succeeds, the attempts are used up, or the signal aborts. */
@@ -222,7 +214,7 @@ function isHopeless(error: unknown): boolean {
 
 /** What a {@linkcode ReconnectingLink} is made with. */
 export interface ReconnectingOptions extends ConnectionOptions, Target {
-  reconnect: Required<RetryOptions>;
+  reconnect: Retry;
   /** The memory that messages may take which wait for a connection, in bytes. */
   maxSendBufferBytes: number;
   /** Ends the link for good. */

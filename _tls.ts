@@ -2,7 +2,15 @@
 
 /** TLS below the messages, and telling who speaks it from who does not. */
 
-import { checkTime, show } from "./_options.ts";
+import {
+  milliseconds,
+  nested,
+  type Option,
+  type OptionsTable,
+  refuse,
+  type Settings,
+  switchable,
+} from "./_options.ts";
 import { explain } from "./_errors.ts";
 
 /** What PEM begins with ({@link https://www.rfc-editor.org/rfc/rfc7468}), and its name. */
@@ -23,6 +31,18 @@ export interface ServerTLSOptions {
   handshakeTimeout?: number;
 }
 
+const SERVER_TLS = {
+  cert: (value, name) => pem(value, name, CERTIFICATE),
+  key: (value, name) => pem(value, name, KEY),
+  handshakeTimeout: milliseconds(1, 10_000),
+} satisfies OptionsTable<ServerTLSOptions>;
+
+/** The `tls` of a server, as it was read. */
+export type ServerTLS = Settings<typeof SERVER_TLS>;
+
+/** The option `tls` of a server. */
+export const serverTls: Option<ServerTLS | undefined> = nested(SERVER_TLS);
+
 /** The `tls` of {@linkcode TCPClientOptions}, where `true` is not enough. */
 export interface ClientTLSOptions {
   /**
@@ -38,76 +58,53 @@ export interface ClientTLSOptions {
   serverName?: string;
 }
 
-/** Throws unless `tls` can be a {@linkcode ServerTLSOptions}. */
-export function checkServerTls(tls: unknown): void {
-  if (tls === undefined) return;
-  const { cert, key, handshakeTimeout } = asObject(tls, "{ cert, key }");
-  checkPem("tls.cert", cert, CERTIFICATE);
-  checkPem("tls.key", key, KEY);
-  if (handshakeTimeout !== undefined) {
-    checkTime("tls.handshakeTimeout", handshakeTimeout, 1);
-  }
-}
+const CLIENT_TLS = {
+  caCerts,
+  serverName,
+} satisfies OptionsTable<ClientTLSOptions>;
 
-/** Throws unless `tls` can be `true` or a {@linkcode ClientTLSOptions}. */
-export function checkClientTls(tls: unknown): void {
-  if (tls === undefined || typeof tls === "boolean") return;
-  const { caCerts, serverName } = asObject(
-    tls,
-    "true or { caCerts, serverName }",
-  );
-  if (caCerts !== undefined) checkCaCerts(caCerts);
-  if (
-    serverName !== undefined &&
-    (typeof serverName !== "string" || !/^[\w.:-]+$/.test(serverName))
-  ) {
-    throw new TypeError(
-      `Cannot use ${show(serverName)} as tls.serverName: it takes a host name`,
-    );
-  }
-}
+/** The `tls` of a client, as it was read. */
+export type ClientTLS = Settings<typeof CLIENT_TLS>;
 
-/** Deno leaves out what is no certificate, and then trusts nobody, without a word. */
-function checkCaCerts(certs: unknown): void {
+/** The option `tls` of a client. */
+export const clientTls: Option<ClientTLS | undefined> = switchable(CLIENT_TLS);
+
+/** Deno silently ignores PEM text without a certificate, and then trusts no server. */
+function caCerts(certs: unknown, name: string): string[] {
+  if (certs === undefined) return [];
   if (!Array.isArray(certs)) {
-    throw new TypeError(
-      `Cannot use ${
-        show(certs)
-      } as tls.caCerts: it takes an array of PEM strings`,
-    );
+    throw refuse(name, certs, "an array of PEM strings");
   }
-  for (const [i, cert] of certs.entries()) {
-    checkPem(`tls.caCerts[${i}]`, cert, CERTIFICATE);
-  }
+  return Array.from(
+    certs,
+    (cert, i) => pem(cert, `${name}[${i}]`, CERTIFICATE),
+  );
+}
+
+function serverName(value: unknown, name: string): string | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value === "string" && /^[\w.:-]+$/.test(value)) return value;
+  throw refuse(name, value, "a host name");
 }
 
 /** Tells a file's name from its text, and a key from a certificate. */
-function checkPem(
+function pem(
+  value: unknown,
   name: string,
-  pem: unknown,
   [mark, kind]: typeof CERTIFICATE | typeof KEY,
-): void {
-  const isText = typeof pem === "string";
-  if (isText && pem.includes(mark)) return;
-  // Of a key that was taken for a certificate no more is shown.
-  const shown = show(isText ? pem.split("\n", 1)[0] : pem);
-  throw new TypeError(
-    `Cannot use ${shown} as ${name}: it takes a ${kind} as PEM`,
-  );
-}
-
-function asObject(tls: unknown, wanted: string): Record<string, unknown> {
-  if (typeof tls === "object" && tls !== null) {
-    return tls as Record<string, unknown>;
-  }
-  throw new TypeError(`Cannot use ${show(tls)} as tls: it takes ${wanted}`);
+): string {
+  const isText = typeof value === "string";
+  if (isText && value.includes(mark)) return value;
+  // The rest of a key that was taken for a certificate is not shown.
+  const shown = isText ? value.split("\n", 1)[0] : value;
+  throw refuse(name, shown, `a ${kind} as PEM`);
 }
 
 /** Turns a connection to a server into one with TLS; closes it when that fails. */
 export async function startTls(
   tcp: Deno.TcpConn,
   host: string,
-  { caCerts = [], serverName = host }: ClientTLSOptions,
+  { caCerts, serverName = host }: ClientTLS,
   signal: AbortSignal,
 ): Promise<Deno.TlsConn> {
   let conn: Deno.TlsConn;

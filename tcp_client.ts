@@ -21,7 +21,7 @@
  * @module
  */
 
-import { type Address, checkHost, wirePort } from "./_address.ts";
+import { type Address, checkHost, offset, wirePort } from "./_address.ts";
 import {
   type Conn,
   Connection,
@@ -29,31 +29,31 @@ import {
   type Link,
   type LinkEvents,
 } from "./_connection.ts";
-import { checkMaxMessageBytes, DEFAULT_MAX_MESSAGE_BYTES } from "./_framing.ts";
+import { maxMessageBytes } from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_inbox.ts";
 import {
-  checkFunction,
-  checkInteger,
-  checkOptions,
-  checkSignal,
-  checkTime,
+  callback,
+  integer,
+  milliseconds,
   notify,
+  type OptionsTable,
+  readOptions,
+  signal,
 } from "./_options.ts";
 import {
   Backoff,
-  checkRetry,
   dial,
   keepDialing,
   ReconnectingLink,
+  retry,
   type RetryOptions,
 } from "./_reconnect.ts";
 import { newStats, type Stats } from "./_stats.ts";
 import { Hold } from "./_time.ts";
-import { checkClientTls, type ClientTLSOptions } from "./_tls.ts";
+import { clientTls, type ClientTLSOptions } from "./_tls.ts";
 
 export type { Address, ClientTLSOptions, ReceiveOptions, RetryOptions, Stats };
 
-const DEFAULT_CONNECT_TIMEOUT = 10_000;
 /** Options of {@linkcode createTcpClient}. */
 export interface TCPClientOptions {
   /**
@@ -132,6 +132,25 @@ export interface TCPClientOptions {
   onRetry?: (error: Error) => void;
 }
 
+const OPTIONS = {
+  portOffset: offset,
+  connectTimeout: milliseconds(1, 10_000),
+  signal: signal(),
+  maxMessageBytes,
+  idleTimeout: milliseconds(0, 0),
+  tls: clientTls,
+  retry,
+  reconnect: retry,
+  maxSendBufferBytes: integer(
+    1,
+    Number.MAX_SAFE_INTEGER,
+    DEFAULT_MAX_SEND_BUFFER_BYTES,
+  ),
+  onDisconnect: callback<(error?: Error) => void>(),
+  onReconnect: callback<() => void>(),
+  onRetry: callback<(error: Error) => void>(),
+} satisfies OptionsTable<TCPClientOptions>;
+
 /**
  * Connects to a TCP server.
  *
@@ -161,11 +180,10 @@ export interface TCPClientOptions {
 export async function createTcpClient(
   ip: string,
   port: number,
-  options: TCPClientOptions = {},
+  options?: TCPClientOptions,
 ): Promise<TCPClient> {
-  checkOptions(options);
   checkHost(ip);
-  const settings = checkClientOptions([ip, port], options);
+  const settings = readSettings(ip, port, options);
   const { signal, retry } = settings;
   signal?.throwIfAborted();
   const conn = retry
@@ -178,44 +196,18 @@ export async function createTcpClient(
   return newClient(conn, settings);
 }
 
-/** The options, checked and with the defaults in place. */
-type Settings =
-  & Omit<TCPClientOptions, "retry" | "reconnect">
-  & ReturnType<typeof checkClientOptions>;
+type Settings = ReturnType<typeof readSettings>;
 
-function checkClientOptions(
-  [ip, port]: Address,
-  options: TCPClientOptions,
+/** The options as they were read, and where to connect to. */
+function readSettings(
+  ip: string,
+  port: number,
+  options: TCPClientOptions | undefined,
 ) {
-  const {
-    connectTimeout = DEFAULT_CONNECT_TIMEOUT,
-    maxMessageBytes = DEFAULT_MAX_MESSAGE_BYTES,
-    maxSendBufferBytes = DEFAULT_MAX_SEND_BUFFER_BYTES,
-    idleTimeout = 0,
-    tls = false,
-  } = options;
-  const settings = {
-    ...options,
-    address: Object.freeze([ip, port] as const),
-    wire: wirePort(port, options.portOffset),
-    connectTimeout,
-    maxMessageBytes,
-    maxSendBufferBytes,
-    idleTimeout,
-    tls,
-    retry: checkRetry("retry", options.retry),
-    reconnect: checkRetry("reconnect", options.reconnect),
-  };
-  checkTime("connectTimeout", settings.connectTimeout, 1);
-  checkMaxMessageBytes(settings.maxMessageBytes);
-  checkInteger("maxSendBufferBytes", settings.maxSendBufferBytes, 1);
-  checkTime("idleTimeout", settings.idleTimeout);
-  checkClientTls(settings.tls);
-  checkSignal(options.signal);
-  checkFunction("onDisconnect", options.onDisconnect);
-  checkFunction("onReconnect", options.onReconnect);
-  checkFunction("onRetry", options.onRetry);
-  return settings;
+  const args = ["ip", "port"];
+  const settings = readOptions("createTcpClient", options, OPTIONS, args);
+  const wire = wirePort(port, settings.portOffset);
+  return { ...settings, address: Object.freeze([ip, port] as const), wire };
 }
 
 /** The way to the server: one connection, or one after the other. */
@@ -225,21 +217,11 @@ function linkTo(
   stats: Stats,
   events: LinkEvents,
 ): Link {
-  const { reconnect, portOffset, signal, onReconnect, onRetry } = settings;
-  const options = {
-    ...settings,
-    portOffset,
-    remoteAddress: settings.address,
-    stats,
-  };
-  if (!reconnect) return new Connection(conn, options, events);
-  return new ReconnectingLink(conn, {
-    ...options,
-    reconnect,
-    signal,
-    onReconnect,
-    onRetry,
-  }, events);
+  const options = { ...settings, remoteAddress: settings.address, stats };
+  const { reconnect } = settings;
+  return reconnect
+    ? new ReconnectingLink(conn, { ...options, reconnect }, events)
+    : new Connection(conn, options, events);
 }
 
 let newClient: (conn: Conn, settings: Settings) => TCPClient;

@@ -30,9 +30,10 @@
 import {
   type Address,
   checkAddress,
-  checkHost,
   formatAddress,
   formatWithWire,
+  host,
+  offset,
   toAddress,
   wirePort,
 } from "./_address.ts";
@@ -48,19 +49,16 @@ import {
   ErrorLog,
   explain,
 } from "./_errors.ts";
-import {
-  checkMaxMessageBytes,
-  checkMessage,
-  DEFAULT_MAX_MESSAGE_BYTES,
-  encodeFrame,
-} from "./_framing.ts";
+import { checkMessage, encodeFrame, maxMessageBytes } from "./_framing.ts";
 import { allowCidr, refusal } from "./_ip.ts";
 import {
-  checkFunction,
-  checkInteger,
-  checkOptions,
-  checkTime,
+  callback,
+  integer,
+  milliseconds,
   notify,
+  type OptionsTable,
+  readOptions,
+  type Settings as SettingsOf,
   show,
 } from "./_options.ts";
 import {
@@ -72,7 +70,7 @@ import {
 } from "./_served_client.ts";
 import { newStats, type ServerStats, type Stats } from "./_stats.ts";
 import { Deadline, Pause } from "./_time.ts";
-import { checkServerTls, type ServerTLSOptions, shakeHands } from "./_tls.ts";
+import { serverTls, type ServerTLSOptions, shakeHands } from "./_tls.ts";
 
 export { allowCidr };
 export type {
@@ -90,7 +88,6 @@ const PATIENCE_MS = 100;
 /** Pauses after a failure to accept, in ms: the first, and the longest. */
 const MIN_PAUSE_MS = 20;
 const MAX_PAUSE_MS = 500;
-const DEFAULT_HANDSHAKE_TIMEOUT = 10_000;
 
 /** Options of {@linkcode createTcpServer}. */
 export interface TCPServerOptions {
@@ -165,6 +162,26 @@ export interface TCPServerOptions {
   onError?: (error: Error, clientAddr?: Address) => void;
 }
 
+const OPTIONS = {
+  hostname: host("0.0.0.0"),
+  portOffset: offset,
+  maxMessageBytes,
+  maxClients: integer(1, Number.MAX_SAFE_INTEGER, 1024),
+  maxSendBufferBytes: integer(
+    1,
+    Number.MAX_SAFE_INTEGER,
+    DEFAULT_MAX_SEND_BUFFER_BYTES,
+  ),
+  idleTimeout: milliseconds(0, 0),
+  allow: callback<(clientAddr: Address) => boolean>(),
+  tls: serverTls,
+  onConnect: callback<(clientAddr: Address) => void>(),
+  onDisconnect: callback<(clientAddr: Address, error?: Error) => void>(),
+  onError: callback<(error: Error, clientAddr?: Address) => void>(),
+} satisfies OptionsTable<TCPServerOptions>;
+
+type Settings = SettingsOf<typeof OPTIONS>;
+
 /**
  * Creates a server that listens when this returns.
  *
@@ -196,11 +213,12 @@ export interface TCPServerOptions {
 export function createTcpServer(
   port: number,
   messageCallback?: MessageCallback,
-  options: TCPServerOptions = {},
+  options?: TCPServerOptions,
 ): TCPServer {
-  checkFunction("messageCallback", messageCallback);
-  const settings = checkServerOptions(options);
-  const wire = wirePort(port, options.portOffset);
+  const handle = readCallback(messageCallback);
+  const args = ["port", "messageCallback"];
+  const settings = readOptions("createTcpServer", options, OPTIONS, args);
+  const wire = wirePort(port, settings.portOffset);
   const address = Object.freeze([settings.hostname, port] as const);
   const where = { hostname: settings.hostname, port: wire };
   let listener: Listener;
@@ -214,41 +232,25 @@ export function createTcpServer(
       : Deno.listen(where);
   } catch (error) {
     throw explain(
-      `Cannot listen on ${formatWithWire(address, options.portOffset)}`,
+      `Cannot listen on ${formatWithWire(address, settings.portOffset)}`,
       error,
     );
   }
-  return newServer(listener, address, messageCallback, settings);
+  return newServer(listener, address, handle, settings);
 }
 
 type Listener = Deno.TcpListener | Deno.TlsListener;
 
-/** The options, with the defaults in place. */
-type Settings = TCPServerOptions & typeof DEFAULTS;
+const readMessageCallback = callback<MessageCallback>();
 
-const DEFAULTS = {
-  hostname: "0.0.0.0",
-  maxMessageBytes: DEFAULT_MAX_MESSAGE_BYTES,
-  maxClients: 1024,
-  maxSendBufferBytes: DEFAULT_MAX_SEND_BUFFER_BYTES,
-  idleTimeout: 0,
-};
-
-function checkServerOptions(options: TCPServerOptions): Settings {
-  checkOptions(options);
-  const settings: Settings = { ...DEFAULTS, ...withoutUndefined(options) };
-  checkHost(settings.hostname);
-  checkMaxMessageBytes(settings.maxMessageBytes);
-  checkInteger("maxClients", settings.maxClients, 1);
-  checkInteger("maxSendBufferBytes", settings.maxSendBufferBytes, 1);
-  checkTime("idleTimeout", settings.idleTimeout);
-  checkServerTls(settings.tls);
-  for (
-    const name of ["allow", "onConnect", "onDisconnect", "onError"] as const
-  ) {
-    checkFunction(name, settings[name]);
+/** Tells options in the place of the callback from what is no function at all. */
+function readCallback(value: unknown): MessageCallback | undefined {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+    throw new TypeError(
+      "Cannot use an object as messageCallback: options are the third argument",
+    );
   }
-  return settings;
+  return readMessageCallback(value, "messageCallback");
 }
 
 let newServer: (
@@ -422,9 +424,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
 
   /** Apart from accepting, so that a handshake that hangs keeps nobody waiting. */
   #startHandshake(conn: Deno.TlsConn, address: Address): void {
-    const { handshakeTimeout = DEFAULT_HANDSHAKE_TIMEOUT } =
-      this.#settings.tls ?? {};
-    const deadline = new Deadline(handshakeTimeout, "no TLS handshake");
+    const time = this.#settings.tls?.handshakeTimeout ?? Infinity;
+    const deadline = new Deadline(time, "no TLS handshake");
     this.#handshakes.set(deadline, this.#shakeHands(conn, address, deadline));
   }
 
@@ -830,12 +831,6 @@ function toError(thrown: unknown): Error {
     `Caught ${show(thrown)}, which is not an Error`,
     { cause: thrown },
   );
-}
-
-function withoutUndefined<T extends object>(options: T): T {
-  return Object.fromEntries(
-    Object.entries(options).filter(([, value]) => value !== undefined),
-  ) as T;
 }
 
 /**

@@ -27,9 +27,10 @@
 import {
   type Address,
   checkAddress,
-  checkHost,
   formatAddress,
   formatWithWire,
+  host,
+  offset,
   toAddress,
   wirePort,
 } from "./_address.ts";
@@ -37,7 +38,12 @@ import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_inbox.ts";
 import { type Allow, allowCidr, isBroadcast, refusal } from "./_ip.ts";
-import { checkBoolean, checkFunction, checkOptions } from "./_options.ts";
+import {
+  boolean,
+  callback,
+  type OptionsTable,
+  readOptions,
+} from "./_options.ts";
 import { newStats, type Stats, type UDPStats } from "./_stats.ts";
 import { endYield, Hold, yieldAfterBurst, yielding } from "./_time.ts";
 
@@ -84,6 +90,13 @@ export interface UDPSocketOptions {
   allow?: (senderAddr: Address) => boolean;
 }
 
+const OPTIONS = {
+  hostname: host("0.0.0.0"),
+  portOffset: offset,
+  reuseAddress: boolean(false),
+  allow: callback<(senderAddr: Address) => boolean>(),
+} satisfies OptionsTable<UDPSocketOptions>;
+
 /**
  * Creates a UDP socket that can send and receive when this returns.
  *
@@ -114,14 +127,14 @@ export interface UDPSocketOptions {
  */
 export function createUdpSocket(
   port: number,
-  options: UDPSocketOptions = {},
+  options?: UDPSocketOptions,
 ): UDPSocket {
-  checkOptions(options);
-  const { hostname = "0.0.0.0", portOffset, reuseAddress = false, allow } =
-    options;
-  checkHost(hostname);
-  checkBoolean("reuseAddress", reuseAddress);
-  checkFunction("allow", allow);
+  const { hostname, portOffset, reuseAddress, allow } = readOptions(
+    "createUdpSocket",
+    options,
+    OPTIONS,
+    ["port"],
+  );
   const wire = wirePort(port, portOffset);
   const address = Object.freeze([hostname, port] as const);
   if (typeof Deno.listenDatagram !== "function") {

@@ -8,10 +8,7 @@
 import { parseArgs } from "node:util";
 import { type Address, MAX_PORT, MIN_PORT, wirePort } from "../_address.ts";
 import { reason } from "../_errors.ts";
-import {
-  checkMaxMessageBytes,
-  DEFAULT_MAX_MESSAGE_BYTES,
-} from "../_framing.ts";
+import { DEFAULT_MAX_MESSAGE_BYTES, maxMessageBytes } from "../_framing.ts";
 import { MAX_TIMER } from "../_time.ts";
 import type { Session } from "./_session.ts";
 
@@ -132,13 +129,10 @@ export class Args {
     const name = "max-message-bytes";
     const limit = this.count(name, DEFAULT_MAX_MESSAGE_BYTES);
     try {
-      checkMaxMessageBytes(limit);
+      return maxMessageBytes(limit, `--${name}`);
     } catch (error) {
-      throw new UsageError(
-        reason(error).replace("maxMessageBytes", `--${name}`),
-      );
+      throw new UsageError(reason(error));
     }
-    return limit;
   }
 
   /** The option of the modules, where it was given. */

@@ -487,7 +487,7 @@ function canListenOnIpv6(): boolean {
 
 Deno.test("createTcpServer() and createUdpSocket() refuse an allow that is no function", () => {
   using port = freePort();
-  for (const allow of [null, true, "127.0.0.1", ["127.0.0.1"], {}]) {
+  for (const allow of [true, "127.0.0.1", ["127.0.0.1"], {}]) {
     const options = { ...HERE, allow: allow as unknown as Allow };
     for (
       const create of [
@@ -495,7 +495,7 @@ Deno.test("createTcpServer() and createUdpSocket() refuse an allow that is no fu
         () => createUdpSocket(port.port, options),
       ]
     ) {
-      assertThrows(create, TypeError, "as allow: it is not a function");
+      assertThrows(create, TypeError, "as allow: it takes a function");
     }
   }
 });

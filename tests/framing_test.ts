@@ -28,6 +28,7 @@ import {
   FrameDecoder,
   FrameDecoderStream,
   FrameEncoderStream,
+  maxMessageBytes,
   PIECE,
 } from "../_framing.ts";
 import { Process } from "./_process.ts";
@@ -405,16 +406,18 @@ Deno.test("FrameDecoder says what was over which limit", () => {
   assertEquals([error.limit, error.size], [8, 13]);
 });
 
-Deno.test("FrameDecoder takes only an integer from 1 to V8's longest string as limit", () => {
+Deno.test("maxMessageBytes takes only an integer from 1 to V8's longest string", () => {
   const longest = 2 ** 29 - 24;
   for (const limit of [0, -1, 1.5, NaN, Infinity, -Infinity, longest + 1]) {
-    assertThrows(() => new FrameDecoder(limit), RangeError, "maxMessageBytes");
+    assertThrows(() => maxMessageBytes(limit, "it"), RangeError, "as it");
   }
   for (const limit of ["8", null, 8n, {}]) {
     const bad = limit as unknown as number;
-    assertThrows(() => new FrameDecoder(bad), TypeError, "maxMessageBytes");
+    assertThrows(() => maxMessageBytes(bad, "it"), TypeError, "as it");
   }
-  for (const limit of [1, longest]) new FrameDecoder(limit);
+  for (const limit of [1, longest]) {
+    assertEquals(maxMessageBytes(limit, "it"), limit);
+  }
 });
 
 Deno.test("FrameDecoder.incomplete() has every byte behind the last terminator", () => {

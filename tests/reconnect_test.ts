@@ -10,7 +10,7 @@ import {
   fail,
 } from "@std/assert";
 import { delay } from "@std/async";
-import { Backoff, checkRetry } from "../_reconnect.ts";
+import { Backoff, retry } from "../_reconnect.ts";
 import { Pause } from "../_time.ts";
 import {
   ClosedError,
@@ -113,11 +113,11 @@ Deno.test("RetryOptions have their defaults", () => {
     maxDelay: 5_000,
     jitter: 0.5,
   };
-  assertEquals(checkRetry("retry", true), defaults);
-  assertEquals(checkRetry("retry", {}), defaults);
-  assertEquals(checkRetry("retry", { jitter: 0 }), { ...defaults, jitter: 0 });
-  assertEquals(checkRetry("retry", false), undefined);
-  assertEquals(checkRetry("retry", undefined), undefined);
+  assertEquals(retry(true, "retry"), defaults);
+  assertEquals(retry({}, "retry"), defaults);
+  assertEquals(retry({ jitter: 0 }, "retry"), { ...defaults, jitter: 0 });
+  assertEquals(retry(false, "retry"), undefined);
+  assertEquals(retry(undefined, "retry"), undefined);
 });
 
 test("RetryOptions.firstDelay doubles with each failure up to maxDelay", async () => {
