@@ -18,8 +18,9 @@ import { MAX_TIMER } from "./_time.ts";
 /** Options of {@linkcode TCPClient.receive} and {@linkcode UDPSocket.receive}. */
 export interface ReceiveOptions {
   /**
-   * How long to wait for a message, in milliseconds. `0` takes what is there;
-   * Infinity waits for ever.
+   * How long to wait for a message, in milliseconds. Infinity waits for ever. `0`
+   * takes what has been read: while the kernel holds much more, or another socket is
+   * flooded, it may give `null` although a message is there, which a later call gets.
    *
    * @default {Infinity}
    */
@@ -58,6 +59,8 @@ export interface Source<T> {
 interface Waiter<T> {
   resolve(message: T | null): void;
   reject(reason: unknown): void;
+  /** The iterator that waits, where it is one. */
+  iterator?: object | undefined;
   stop?: () => void;
 }
 
@@ -97,16 +100,21 @@ export class Inbox<T extends string | readonly unknown[]> {
   }
 
   #receive(wait: Wait): Promise<T | null> {
-    // Nobody overtakes those who wait.
-    const item = this.#waiters.size > 0 ? undefined : this.#shift();
-    if (item !== undefined) {
-      return item instanceof Error
-        ? Promise.reject(item)
-        : Promise.resolve(item);
-    }
+    const item = this.#first();
+    if (item === undefined) return this.#later(wait);
+    return item instanceof Error ? Promise.reject(item) : Promise.resolve(item);
+  }
+
+  /** What a new receiver gets at once: nobody overtakes those who wait. */
+  #first(): T | Error | undefined {
+    return this.#waiters.size > 0 ? undefined : this.#shift();
+  }
+
+  /** What a new receiver has to wait for. */
+  #later(wait: Wait, iterator?: object): Promise<T | null> {
     if (this.#ended) return Promise.reject(this.#ended());
     return new Promise((resolve, reject) => {
-      this.#wait({ resolve, reject }, wait);
+      this.#wait({ resolve, reject, iterator }, wait);
     });
   }
 
@@ -137,6 +145,15 @@ export class Inbox<T extends string | readonly unknown[]> {
     this.#waiters.delete(waiter);
     waiter.stop?.();
     if (this.#waiters.size === 0) this.#source.awaited(false);
+  }
+
+  /** Ends the waits of an iterator that was left, so that they take no message. */
+  #leave(iterator: object): void {
+    for (const waiter of this.#waiters) {
+      if (waiter.iterator !== iterator) continue;
+      this.#settle(waiter);
+      waiter.resolve(null);
+    }
   }
 
   /** Serves those who wait: the source has more. */
@@ -172,29 +189,35 @@ export class Inbox<T extends string | readonly unknown[]> {
     let done = false;
     const finish = (): IteratorResult<T> => {
       done = true;
+      this.#leave(iterator);
       return { value: undefined, done };
     };
     const fail = (error: unknown): IteratorResult<T> => {
-      if (isOrderlyEnd(error)) return finish();
-      done = true;
+      const result = finish();
+      if (isOrderlyEnd(error)) return result;
       throw error;
     };
     const pass = (value: T | null): IteratorResult<T> =>
       value === null ? finish() : { value, done: false };
-    return {
+    const iterator: AsyncIterableIterator<T> = {
       next: () => {
         if (done) return Promise.resolve(finish());
-        const item = this.#waiters.size > 0 ? undefined : this.#shift();
-        if (item === undefined) return this.receive().then(pass, fail);
+        const item = this.#first();
+        if (item === undefined) {
+          return this.#later(FOR_EVER, iterator).then(pass, fail);
+        }
         if (!(item instanceof Error)) return Promise.resolve(pass(item));
-        done = true;
+        finish();
         return Promise.reject(item);
       },
       return: () => Promise.resolve(finish()),
-      [Symbol.asyncIterator]() {
-        return this;
+      throw: (error: unknown) => {
+        finish();
+        return Promise.reject(error);
       },
+      [Symbol.asyncIterator]: () => iterator,
     };
+    return iterator;
   }
 }
 

@@ -387,6 +387,76 @@ test("Inbox.iterate() gives calls that are not awaited their messages in order",
   assertEquals(await between, "d");
 });
 
+test("Inbox.iterate() ends its own waits when it is left, and loses nothing", async (fixture) => {
+  const { inbox, awaits } = fixture;
+  const error = new Error("enough");
+  for (const leave of ["return", "throw"] as const) {
+    const iterator = inbox.iterate();
+    const left = [iterator.next(), iterator.next()];
+    const other = inbox.iterate();
+    const others = [inbox.receive(), other.next()];
+    const [outcome] = await outcomes([
+      Promise.resolve(iterator[leave]?.(error)),
+    ]);
+    if (leave === "throw") assertStrictEquals(outcome, error);
+    else assertEquals(outcome, { value: undefined, done: true });
+    const done = { value: undefined, done: true } as const;
+    assertEquals(await Promise.all(left), [done, done]);
+    assertEquals(awaits.splice(0), [true]);
+    fixture.arrive("a", "b", "c");
+    assertEquals(await Promise.all(others), ["a", { value: "b", done: false }]);
+    assertEquals(awaits.splice(0), [false]);
+    assertEquals(await iterator.next(), done);
+    assertEquals(await inbox.receive(), "c");
+  }
+});
+
+test("Inbox.iterate() tells its source that nobody waits once it is left", async (fixture) => {
+  const { inbox, awaits } = fixture;
+  const iterator = inbox.iterate();
+  const left = iterator.next();
+  iterator.return?.();
+  assertEquals(awaits, [true, false]);
+  await left;
+  fixture.arrive("a");
+  assertEquals(await inbox.receive({ timeout: 0 }), "a");
+});
+
+test("Inbox.iterate() still gives what was on its way when it is left", async (fixture) => {
+  const { inbox } = fixture;
+  const iterator = inbox.iterate();
+  const served = iterator.next();
+  fixture.arrive("a", "b");
+  iterator.return?.();
+  assertEquals(await served, { value: "a", done: false });
+  assertEquals(await inbox.receive(), "b");
+});
+
+test("Inbox.iterate() ends its other waits when one throws", async (fixture) => {
+  const { inbox } = fixture;
+  const iterator = inbox.iterate();
+  const waits = outcomes([iterator.next(), iterator.next()]);
+  const error = bad();
+  fixture.arrive(error);
+  const [first, second] = await waits;
+  assertStrictEquals(first, error);
+  assertEquals(second, { value: undefined, done: true });
+  fixture.arrive("a");
+  assertEquals(await inbox.receive(), "a");
+});
+
+test("Inbox loses nothing when a stream over it is cancelled", async (fixture) => {
+  const { inbox, awaits } = fixture;
+  const reader = ReadableStream.from(inbox.iterate()).getReader();
+  const read = reader.read();
+  while (awaits.length === 0) await Promise.resolve();
+  await reader.cancel();
+  assert((await read).done);
+  assertEquals(awaits, [true, false]);
+  fixture.arrive("a");
+  assertEquals(await inbox.receive({ timeout: 0 }), "a");
+});
+
 test("Inbox hands out anything but text alike", async () => {
   const batches: [string, number][][] = [];
   const inbox = new Inbox<[string, number]>({
@@ -404,11 +474,19 @@ const step = fc.oneof(
   { weight: 4, arbitrary: fc.constant("receive" as const) },
   { weight: 2, arbitrary: fc.constant("next" as const) },
   { weight: 2, arbitrary: fc.record({ abort: fc.nat(5) }) },
+  { weight: 2, arbitrary: fc.record({ leave: fc.nat(5) }) },
   {
     weight: 4,
     arbitrary: fc.record({ arrive: fc.array(fc.boolean(), { minLength: 1 }) }),
   },
 );
+
+/** A call that waits, and how it can be ended. */
+interface Waiting {
+  at: number;
+  abort?: () => void;
+  leave?: () => void;
+}
 
 test("Inbox loses nothing, repeats nothing and keeps the order, whatever happens", async () => {
   await fc.assert(
@@ -419,30 +497,38 @@ test("Inbox loses nothing, repeats nothing and keeps the order, whatever happens
       const expected: unknown[] = [];
       // The model: what is there, and who waits, by the place in `calls`.
       const there: unknown[] = [];
-      const waiting: { at: number; abort?: () => void }[] = [];
+      const waiting: Waiting[] = [];
       const end = closed();
       let count = 0;
 
-      const call = (promise: Promise<unknown>, abort?: () => void) => {
+      const call = (promise: Promise<unknown>, how: Omit<Waiting, "at">) => {
         const at = calls.push(promise.catch((reason) => reason)) - 1;
         if (there.length > 0) expected[at] = there.shift();
-        else waiting.push(abort ? { at, abort } : { at });
+        else waiting.push({ at, ...how });
       };
       for (const step of steps) {
         if (step === "receive") {
           const controller = new AbortController();
           const { signal } = controller;
           const abort = () => controller.abort("aborted");
-          call(inbox.receive({ signal }), abort);
+          call(inbox.receive({ signal }), { abort });
         } else if (step === "next") {
-          const next = inbox.iterate().next();
-          call(next.then((result) => result.done ? end : result.value));
+          const iterator = inbox.iterate();
+          const leave = () => iterator.return?.();
+          const next = iterator.next();
+          call(next.then(({ done, value }) => done ? end : value), { leave });
         } else if ("abort" in step) {
           const waiter = waiting[step.abort];
           if (!waiter?.abort) continue;
           waiter.abort();
           expected[waiter.at] = "aborted";
           waiting.splice(step.abort, 1);
+        } else if ("leave" in step) {
+          const waiter = waiting[step.leave];
+          if (!waiter?.leave) continue;
+          waiter.leave();
+          expected[waiter.at] = end;
+          waiting.splice(step.leave, 1);
         } else {
           const items = step.arrive.map((good) =>
             good ? `message ${count++}` : bad()

@@ -27,6 +27,7 @@ import {
   type TCPClientOptions,
 } from "../mod.ts";
 import { test } from "./faults/_served.ts";
+import { Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE, Process } from "./_process.ts";
 
@@ -1307,6 +1308,58 @@ test("TCPClient stays usable when a loop over it is left", async () => {
   await client.send("usable");
   assertEquals(await disconnectAndRead(pair), "usable\x03");
 });
+
+test("TCPClient loses nothing to an iterator that was left, or to a cancelled stream", async () => {
+  await using pair = await connectPair();
+  const { client, peer } = pair;
+  const iterator = client[Symbol.asyncIterator]();
+  const left = iterator.next();
+  await iterator.return?.();
+  assertEquals((await left).done, true);
+  await writeAll(peer, "a\x03");
+  assertEquals(await client.receive(WAIT), "a");
+
+  const reader = ReadableStream.from(client).getReader();
+  const read = reader.read();
+  await turn();
+  await reader.cancel();
+  assertEquals((await read).done, true);
+  await writeAll(peer, "b\x03");
+  assertEquals(await client.receive(WAIT), "b");
+  await client.send("usable");
+  assertEquals(await disconnectAndRead(pair), "usable\x03");
+});
+
+const LEAVING: Record<string, string> = {
+  "has left an iterator that waited": `
+    const iterator = client[Symbol.asyncIterator]();
+    const waiting = iterator.next();
+    await iterator.return();
+    console.log((await waiting).done);`,
+  "has cancelled a stream over it": `
+    const reader = ReadableStream.from(client).getReader();
+    const waiting = reader.read();
+    await new Promise((resolve) => setTimeout(resolve));
+    await reader.cancel();
+    console.log((await waiting).done);`,
+};
+
+for (const [name, body] of Object.entries(LEAVING)) {
+  test(`TCPClient that ${name} does not keep a process alive`, async () => {
+    using port = freePort();
+    using _listener = Deno.listen({ hostname: LOOPBACK, port: port.wire });
+    using program = new Program(`
+      const client = await comm.createTcpClient("${LOOPBACK}", ${port.port});
+      ${body}
+    `);
+    await using process = program.start(`--allow-net=${LOOPBACK}`);
+    assertEquals(await process.ended(), {
+      code: 0,
+      stdout: "true\n",
+      stderr: "",
+    });
+  });
+}
 
 test("TCPClient.connected turns false when the peer closes and nobody receives", async () => {
   await using pair = await connectPair();
