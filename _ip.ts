@@ -26,9 +26,10 @@ export function parseIp(text: string): bigint | undefined {
 }
 
 function toBits(text: string): bigint | undefined {
-  if (!/^[\w.:%[\]]+$/.test(text)) return undefined;
+  // A network card may be named by anything but a blank or a slash: fe80::1%br-lan.
+  const bare = text.replace(/^\[(.*)\]$/, "$1").replace(/%[^\s/%]+$/, "");
+  if (!/^[\w.:]+$/.test(bare)) return undefined;
   // URLs know every form that resolvers do: 0xffffffff, 255.255.65535, ::ffff:1.2.3.4.
-  const bare = text.replace(/^\[(.*)\]$/, "$1").replace(/%.*$/, "");
   const url = bare.includes(":") ? `http://[${bare}]` : `http://${bare}`;
   const host = URL.parse(url)?.hostname;
   if (host?.startsWith("[")) return fromGroups(host.slice(1, -1));
@@ -47,6 +48,18 @@ function fromGroups(text: string): bigint {
   return [...head, ...zeros, ...tail]
     .reduce((bits, group) => bits * 65536n + BigInt(`0x${group}`), 0n);
 }
+
+/**
+ * The same of an address that every program reads alike: resolvers take 010.1 for
+ * 8.0.0.1, and people for 10.0.0.1.
+ */
+function parseExactIp(text: string): bigint | undefined {
+  return text.includes(":") || EXACT_IPV4.test(text)
+    ? parseIp(text)
+    : undefined;
+}
+
+const EXACT_IPV4 = /^(?:(?:0|[1-9]\d*)\.){3}(?:0|[1-9]\d*)$/;
 
 /** Says whether a peer may connect to a server, or send to a socket. */
 export type Allow = (peer: Address) => boolean;
@@ -84,8 +97,10 @@ export function refusal(
  * Allows peers by ranges of IP addresses, for the `allow` of a server or a socket.
  *
  * @param ranges Ranges such as `"192.168.1.0/24"` or `"fd00::/64"`, or single
- * addresses. An IPv4 range fits IPv4-mapped IPv6 addresses too.
- * @returns A function that says whether the IP address of a peer is in a range.
+ * addresses. An IPv4 address is four decimal numbers without leading zeros. An IPv4
+ * range fits IPv4-mapped IPv6 addresses too.
+ * @returns A function that says whether the IP address of a peer, written as Deno
+ * writes it, is in a range.
  * @throws {TypeError} If there is no range, or one that is not an IP address and a
  * prefix.
  *
@@ -109,7 +124,7 @@ export function allowCidr(...ranges: string[]): (peer: Address) => boolean {
   }
   const parsed = ranges.map(parseRange);
   return ([ip]) => {
-    const bits = parseIp(ip);
+    const bits = parseExactIp(ip);
     return bits !== undefined &&
       parsed.some(({ base, shift }) => bits >> shift === base);
   };
@@ -122,20 +137,29 @@ interface Range {
 }
 
 function parseRange(range: string): Range {
-  const match = typeof range === "string"
-    ? range.match(/^([\d.]+|[\da-f:.]+)(?:\/(\d{1,3}))?$/i)
-    : null;
-  const [, host = "", prefix] = match ?? [];
-  const isIpv4 = /^\d+\.\d+\.\d+\.\d+$/.test(host);
-  const size = isIpv4 ? 32 : 128;
-  const length = prefix === undefined ? size : Number(prefix);
-  const bits = isIpv4 || host.includes(":") ? parseIp(host) : undefined;
-  if (bits === undefined || length > size) {
-    const takes = `an IP address, and a prefix of up to ${size} bits`;
-    throw refuse("a range", range, takes);
+  if (typeof range !== "string") throw badRange(range, RANGE_FORMS);
+  const [host = "", prefix, ...rest] = range.split("/");
+  if (/(?:^|[.:])0\d+\.|\.0\d+$/.test(host) || /^0\d/.test(prefix ?? "")) {
+    throw badRange(
+      range,
+      "some programs read numbers with leading zeros as octal",
+    );
   }
-  const shift = BigInt(size - length);
+  const bits = /[%[\]]/.test(host) ? undefined : parseExactIp(host);
+  if (bits === undefined || rest.length > 0) throw badRange(range, RANGE_FORMS);
+  const size = host.includes(":") ? 128 : 32;
+  if (prefix !== undefined && !(/^\d+$/.test(prefix) && +prefix <= size)) {
+    throw badRange(range, `it takes a prefix of 0 to ${size} bits`);
+  }
+  const shift = BigInt(size - Number(prefix ?? size));
   return { base: bits >> shift, shift };
+}
+
+const RANGE_FORMS =
+  'it takes an IP address such as "192.168.1.7" or "fd00::7", with or without a prefix such as "/24"';
+
+function badRange(range: unknown, why: string): TypeError {
+  return new TypeError(`Cannot use ${show(range)} as a range: ${why}`);
 }
 
 // Deno turns SO_BROADCAST on for every UDP socket (`ext/net/ops.rs`), so the check that

@@ -207,6 +207,13 @@ Deno.test("allowCidr() allows nothing that is no address", () => {
       "1.2.3.4:80",
       "me@1.2.3.4",
       " 1.2.3.4",
+      // What programs do not read alike.
+      "1.2.3.04",
+      "01.2.3.4",
+      "1.2.3.0x4",
+      "1.2.3",
+      "16909060",
+      "[::1",
     ]
   ) {
     assertEquals([ip, allow([ip, 1])], [ip, false]);
@@ -269,6 +276,60 @@ Deno.test("allowCidr() refuses what is no range", () => {
     );
   }
   assertThrows(() => allowCidr(), TypeError, "at least one range");
+});
+
+/** What is no range, and why. */
+const REFUSED: [range: string, why: string][] = [
+  ...[
+    "192.168.001.010",
+    "010.0.0.0/8",
+    "10.0.0.00/8",
+    "00.0.0.0/0",
+    "192.168.1.08",
+    "0377.0.0.1",
+    "010.1",
+    "::ffff:192.168.1.010",
+    "::ffff:010.0.0.1",
+    "10.0.0.0/08",
+    "10.0.0.0/010",
+    "fd00::/064",
+    "10.0.0.0/00",
+  ].map((range): [string, string] => [
+    range,
+    "some programs read numbers with leading zeros as octal",
+  ]),
+  ...[
+    "0x7f.1",
+    "0x7f.0.0.1",
+    "10.1",
+    "10.0.1/24",
+    "2130706433",
+    "cell",
+    "::g/64",
+  ]
+    .map((range): [string, string] => [
+      range,
+      'it takes an IP address such as "192.168.1.7" or "fd00::7", with or without a prefix such as "/24"',
+    ]),
+  ["10.0.0.0/33", "it takes a prefix of 0 to 32 bits"],
+  ["10.0.0.0/", "it takes a prefix of 0 to 32 bits"],
+  ["fd00::/129", "it takes a prefix of 0 to 128 bits"],
+];
+
+for (const [range, why] of REFUSED) {
+  Deno.test(`allowCidr() refuses ${range} and says why`, () => {
+    const error = assertThrows(() => allowCidr(range), TypeError);
+    assertEquals(
+      error.message,
+      `Cannot use ${JSON.stringify(range)} as a range: ${why}`,
+    );
+  });
+}
+
+Deno.test("allowCidr() takes zeros that mean nothing else", () => {
+  assert(allowCidr("0.0.0.0/0")(["10.0.0.1", 1]));
+  assert(allowCidr("10.0.0.0/8")(["10.0.0.1", 1]));
+  assert(allowCidr("fd00:0000:0010::0/64")(["fd00:0:10::1", 1]));
 });
 
 // Servers
