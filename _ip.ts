@@ -171,8 +171,11 @@ const FRESH = 5_000;
 const LIMITED = IPV4 + 0xffff_ffffn;
 const LOOPBACK = IPV4 + 0x7fff_ffffn;
 
+/** To whom datagrams to a host go: of a name nobody knows before they are sent. */
+export type Reach = "one" | "broadcast" | "unknown";
+
 /** By host, as far as they were asked for since the list was made. */
-const known = new Map<string, boolean>();
+const known = new Map<string, Reach>();
 const MAX_KNOWN = 1_000;
 /** Every how many questions to look at the clock. */
 const ASKS = 100;
@@ -180,8 +183,8 @@ let asks = 0;
 let networks = new Set<bigint>();
 let expires = -Infinity;
 
-/** Whether datagrams to this host go to every machine of a network. */
-export function isBroadcast(hostname: string): boolean {
+/** Whether datagrams to this host go to one address or to every machine of a network. */
+export function reach(hostname: string): Reach {
   // The clock is not asked for each datagram: it takes a while.
   if (--asks <= 0 || known.size >= MAX_KNOWN) {
     asks = ASKS;
@@ -192,10 +195,12 @@ export function isBroadcast(hostname: string): boolean {
   return answer;
 }
 
-function check(hostname: string): boolean {
+function check(hostname: string): Reach {
   const ip = parseIp(hostname);
-  return ip !== undefined &&
-    (ip === LIMITED || ip === LOOPBACK || networks.has(ip));
+  // Loopback by definition: https://www.rfc-editor.org/rfc/rfc6761#section-6.3
+  if (ip === undefined) return hostname === "localhost" ? "one" : "unknown";
+  const toAll = ip === LIMITED || ip === LOOPBACK || networks.has(ip);
+  return toAll ? "broadcast" : "one";
 }
 
 function refresh(): void {

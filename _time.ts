@@ -1,6 +1,6 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-/** Deadlines, pauses, holds of the event loop, and fair turns of all sockets. */
+/** Deadlines, pauses, holds of the event loop, turns, and fair turns of all sockets. */
 
 /** Longer timers fire at once ({@link https://nodejs.org/api/timers.html#settimeoutcallback-delay-args}). */
 export const MAX_TIMER = 2 ** 31 - 1;
@@ -208,6 +208,40 @@ export class Hold {
   end(): void {
     this.#ended = true;
     clearTimeout(this.#timer);
+  }
+}
+
+interface Turn {
+  begin(): void;
+  next?: Turn;
+}
+
+/** Lets callers through one at a time, in the order of their calls. */
+export class Turns {
+  #taken = false;
+  #first: Turn | undefined;
+  #last: Turn | undefined;
+
+  /** Takes the next turn: at once where undefined is returned, else when it resolves. */
+  take(): Promise<void> | undefined {
+    if (this.#taken) return new Promise((begin) => this.#append({ begin }));
+    this.#taken = true;
+    return undefined;
+  }
+
+  #append(turn: Turn): void {
+    if (this.#last) this.#last.next = turn;
+    else this.#first = turn;
+    this.#last = turn;
+  }
+
+  /** Ends the turn that was taken: the next one begins. */
+  end(): void {
+    const turn = this.#first;
+    this.#first = turn?.next;
+    if (this.#first === undefined) this.#last = undefined;
+    if (turn) turn.begin();
+    else this.#taken = false;
   }
 }
 

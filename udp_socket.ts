@@ -37,7 +37,7 @@ import {
 import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_inbox.ts";
-import { type Allow, allowCidr, isBroadcast, refusal } from "./_ip.ts";
+import { type Allow, allowCidr, reach, refusal } from "./_ip.ts";
 import {
   boolean,
   callback,
@@ -45,7 +45,7 @@ import {
   readOptions,
 } from "./_options.ts";
 import { newStats, type Stats, type UDPStats } from "./_stats.ts";
-import { endYield, Hold, yieldAfterBurst, yielding } from "./_time.ts";
+import { endYield, Hold, Turns, yieldAfterBurst, yielding } from "./_time.ts";
 
 export { allowCidr };
 export type { Address, ReceiveOptions, Stats, UDPStats };
@@ -226,9 +226,13 @@ export class UDPSocket
     if (held) this.#conn.ref?.();
     else this.#conn.unref?.();
   });
-  #receiving = false;
+  /** The read under way, which keeps the port until it ends. */
+  #receiving: Promise<void> | undefined;
+  /** The sends: what Deno is given at once may leave in any order. */
+  readonly #turns = new Turns();
   #broadcast = false;
   #closed = false;
+  #flushed: Promise<void> | undefined;
 
   static {
     newSocket = (...args) => new UDPSocket(...args);
@@ -257,17 +261,17 @@ export class UDPSocket
   #await(waiting: boolean): void {
     this.#awaited = waiting;
     this.#hold.want(waiting);
-    if (waiting && !this.#receiving) this.#receive();
+    if (waiting) this.#receiving ??= this.#receive();
   }
 
   /** Reads while somebody waits; until then the kernel keeps what arrives. */
   async #receive(): Promise<void> {
-    this.#receiving = true;
     while (this.#awaited && !this.#closed) {
       try {
         if (yielding) await yielding;
         const asked = performance.now();
         const [bytes, sender] = await this.#conn.receive(this.#buffer);
+        if (this.#closed) break;
         if (performance.now() - asked < READY) yieldAfterBurst();
         const received = this.#decode(bytes, sender as Deno.NetAddr);
         if (received === undefined) continue;
@@ -280,7 +284,7 @@ export class UDPSocket
       }
       this.#inbox.deliver();
     }
-    this.#receiving = false;
+    this.#receiving = undefined;
   }
 
   #decode(
@@ -289,6 +293,7 @@ export class UDPSocket
   ): Received | Error | undefined {
     const sender = this.#toAddress(from);
     const refused = refusal(this.#allow, sender);
+    if (this.#closed) return undefined; // by allow()
     if (refused) {
       this.#stats.datagramsDropped++;
       // A plain no is what was asked for; anything else is a fault of allow().
@@ -360,16 +365,24 @@ export class UDPSocket
   }
 
   /**
-   * Sends a message in one datagram.
+   * Sends a message in one datagram. Datagrams leave in the order of the calls,
+   * awaited or not. Those that wait for their turn take memory without a limit: a
+   * script that sends much awaits its sends.
    *
    * @param message The message: any string, up to 65,507 bytes of UTF-8.
    * @param addr The IP address and communication port to send to, or any address
    * that came with a message to this socket (one of the last 10,000 senders, where
-   * its port is no communication port).
+   * its port is no communication port). Of host names only `localhost` is taken,
+   * since any other could be a broadcast address; after
+   * {@linkcode UDPSocket.enableBroadcast} all are. A link-local IPv6 address takes
+   * the network card, `"fe80::7%eth1"`, also in an answer: senders come without it,
+   * and without it the datagram may leave by another card. A socket whose `hostname`
+   * has it (`"fe80::1%eth1"`) sends by that card alone, and needs no more.
    * @returns Resolves when the datagram is with the kernel, which does not tell
    * that anybody gets it.
    * @throws {RangeError} If the port is outside its range.
-   * @throws {TypeError} If the message has a lone surrogate, or is not a string.
+   * @throws {TypeError} If the message has a lone surrogate, or is not a string, or
+   * if it goes to a host name before {@linkcode UDPSocket.enableBroadcast}.
    * @throws {MessageTooLargeError} If the message is over 65,507 bytes.
    * @throws {Deno.errors.PermissionDenied} If it goes to a broadcast address before {@linkcode UDPSocket.enableBroadcast}.
    * @throws {ClosedError} If the socket is closed.
@@ -388,30 +401,44 @@ export class UDPSocket
   async send(message: string, addr: Address): Promise<void> {
     checkAddress(addr);
     const [hostname, port] = addr;
-    const known = typeof port === "number" && this.#foreign.size > 0 &&
-      this.#foreign.has(formatAddress(addr));
-    const wire = known ? port : wirePort(port, this.#portOffset);
+    const to: Address = [hostname, port];
+    const wire = this.#isForeign(to) ? port : wirePort(port, this.#portOffset);
     checkText(message, MAX_DATAGRAM_BYTES);
     if (this.#closed) throw this.#closedError("send from");
-    if (!this.#broadcast && isBroadcast(hostname)) {
-      throw new Deno.errors.PermissionDenied(
-        `Cannot send to ${
-          this.#format(addr)
-        }: it is a broadcast address, and enableBroadcast() was not called`,
-      );
-    }
+    if (!this.#broadcast) this.#checkReach(to);
+    const turn = this.#turns.take();
+    if (turn) await turn;
     try {
       const bytes = encodeDatagram(message);
       await this.#conn.send(bytes, { transport: "udp", hostname, port: wire });
       this.#stats.messagesOut++;
       this.#stats.bytesOut += bytes.length;
     } catch (error) {
-      if (this.#closed) throw this.#closedError("send from");
-      throw explain(
-        `Cannot send to ${this.#format(addr)}`,
-        error,
+      throw explain(`Cannot send to ${this.#format(to)}`, error);
+    } finally {
+      this.#turns.end();
+    }
+  }
+
+  /** Whether the address came with a message; the network card did not. */
+  #isForeign([ip, port]: Address): boolean {
+    return this.#foreign.size > 0 && typeof port === "number" &&
+      this.#foreign.has(formatAddress([ip.replace(/%.*/, ""), port]));
+  }
+
+  #checkReach(to: Address): void {
+    const reached = reach(to[0]);
+    if (reached === "one") return;
+    const cannot = `Cannot send to ${this.#format(to)}`;
+    const missing = "and enableBroadcast() was not called";
+    if (reached === "broadcast") {
+      throw new Deno.errors.PermissionDenied(
+        `${cannot}: it is a broadcast address, ${missing}`,
       );
     }
+    throw new TypeError(
+      `${cannot}: UDP takes an IP address, as a name may be that of a broadcast address, ${missing}`,
+    );
   }
 
   /**
@@ -445,7 +472,7 @@ export class UDPSocket
    * Allows to send to broadcast addresses. Until then {@linkcode UDPSocket.send}
    * refuses 255.255.255.255, 127.255.255.255 and, where the script has
    * `--allow-sys=networkInterfaces`, the broadcast addresses of the networks that
-   * this machine is in.
+   * this machine is in, and host names, which may be those of such addresses.
    *
    * @example Usage
    * ```ts
@@ -465,7 +492,12 @@ export class UDPSocket
 
   /**
    * Closes the socket. Pending {@linkcode UDPSocket.receive} calls reject with
-   * {@linkcode ClosedError}, loops over the socket end. May be called twice.
+   * {@linkcode ClosedError}, loops over the socket end. What was sent before still
+   * leaves. May be called twice.
+   *
+   * The port is free at once where nothing was received or sent. Otherwise it is
+   * free when that has ended: a turn of the event loop later, or when the last
+   * datagram has left. `await using` waits for that.
    *
    * @example Usage
    * ```ts
@@ -479,7 +511,9 @@ export class UDPSocket
     if (this.#closed) return;
     this.#closed = true;
     this.#hold.end();
-    this.#conn.close();
+    const turn = this.#turns.take();
+    if (turn) this.#flushed = turn.then(() => this.#conn.close());
+    else this.#conn.close();
     endYield(); // or its timer would outlive the socket
     this.#arrived = undefined;
     this.#inbox.clear();
@@ -520,7 +554,7 @@ export class UDPSocket
   /**
    * Does what {@linkcode UDPSocket.close} does, for `await using`.
    *
-   * @returns Resolves when the socket is closed.
+   * @returns Resolves when what was sent has left and the port is free.
    *
    * @example Usage
    * ```ts
@@ -529,9 +563,10 @@ export class UDPSocket
    * await using _socket = createUdpSocket(70964, { hostname: "127.0.0.1" });
    * ```
    */
-  [Symbol.asyncDispose](): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     this.close();
-    return Promise.resolve();
+    await this.#flushed;
+    await this.#receiving;
   }
 
   /**

@@ -1,12 +1,12 @@
 // Why: the kernel's own check is switched off by Deno, so ours must catch every
 // way to write a broadcast address, and let nothing out before it does.
 
-import { assert, assertEquals, assertRejects } from "@std/assert";
-import { isBroadcast } from "../_ip.ts";
+import { assertEquals, assertRejects } from "@std/assert";
+import { reach } from "../_ip.ts";
 import { createUdpSocket, type UDPSocket } from "../mod.ts";
 import { Namespace, namespaceObstacle, Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, type Process } from "./_process.ts";
+import { PATIENCE, Process } from "./_process.ts";
 
 const LOOPBACK = "127.0.0.1";
 const LOOPBACK_BROADCAST = "127.255.255.255";
@@ -34,6 +34,8 @@ const LIMITED_MAPPED = [
   "[::ffff:255.255.255.255]",
   "::ffff:ffff:ffff%1",
 ];
+/** With a network card that is there on few machines. */
+const LIMITED_ON_BRIDGE = "::ffff:ffff:ffff%br-lan";
 const LOOPBACK_SPELLINGS = [
   LOOPBACK_BROADCAST,
   "2147483647",
@@ -55,7 +57,27 @@ const ORDINARY = [
   "::ffff:127.0.0.1",
   "ff02::1",
   "2001:db8::ffff:ffff",
+  "fe80::1",
+  "fe80::1%eth1",
+  "fe80::1%br-lan.7",
+  "[fe80::1%2]",
   "localhost",
+];
+/** What resolvers may take for a name, or for an address that URLs don't know. */
+const NAMES = [
+  "robot-7",
+  "robot_7.cell",
+  "broadcasthost",
+  "localhost.",
+  "localhost.cell",
+  "LOCALHOST",
+  "255.255.255.255 ",
+  " 255.255.255.255",
+  "255.255.255.256",
+  "255.255.255.255.0",
+  "255.255.255.255/32",
+  "fe80::1%",
+  "fe80::1%a b",
 ];
 
 const onLinux = Deno.build.os === "linux";
@@ -64,14 +86,25 @@ if (obstacle !== null) {
   console.warn(`Tests in network namespaces are ignored: ${obstacle}`);
 }
 
-for (const host of [...LIMITED, ...LIMITED_MAPPED, ...LOOPBACK_SPELLINGS]) {
-  Deno.test(`isBroadcast() knows ${host}`, () => {
-    assert(isBroadcast(host));
+for (
+  const host of [
+    ...LIMITED,
+    ...LIMITED_MAPPED,
+    LIMITED_ON_BRIDGE,
+    ...LOOPBACK_SPELLINGS,
+  ]
+) {
+  Deno.test(`reach() knows ${host}`, () => {
+    assertEquals(reach(host), "broadcast");
   });
 }
 
-Deno.test("isBroadcast() lets other hosts pass", () => {
-  assertEquals(ORDINARY.filter(isBroadcast), []);
+Deno.test("reach() lets other addresses pass", () => {
+  assertEquals(ORDINARY.filter((host) => reach(host) !== "one"), []);
+});
+
+Deno.test("reach() knows of no name where it leads", () => {
+  assertEquals(NAMES.filter((host) => reach(host) !== "unknown"), []);
 });
 
 /** Sends the host itself as the message. */
@@ -107,6 +140,55 @@ Deno.test({
       await sender.send(host, [host, port.port]);
       assertEquals(await receiver.receive(WAIT), [host, [LOOPBACK, own.port]]);
     }
+  },
+});
+
+/** Starts a program to which names lead where only a hosts file can say so. */
+function startWithHosts(network: Namespace, program: Program): Process {
+  const hosts = "127.0.0.1 localhost\n255.255.255.255 broadcasthost robot-7\n";
+  return new Process("ip", [
+    ...["netns", "exec", network.name, "sh", "-c"],
+    // A mount in here is seen by nobody else: `ip` has made a namespace for it.
+    `file=$(mktemp) && printf "$0" > "$file" &&
+    mount --bind "$file" /etc/hosts && rm "$file" && exec "$@"`,
+    ...[hosts, Deno.execPath(), ...program.args(FLAGS)],
+  ]);
+}
+
+Deno.test({
+  name:
+    "UDPSocket.send() refuses a name that may be a broadcast address's until enableBroadcast()",
+  ignore: obstacle !== null,
+  async fn() {
+    using here = new Namespace();
+    using there = new Namespace();
+    here.link("10.0.0.1/24", there, "10.0.0.2/24");
+    here.ip("route", "add", "default", "dev", "cable");
+    using receiving = new Program(RECEIVER);
+    using sending = new Program(`
+      using sender = comm.createUdpSocket(70002, { hostname: "10.0.0.1" });
+      const send = (text, host) =>
+        sender.send(text, [host, 70001]).then(
+          () => console.log("sent"),
+          (error) => console.log(error.name, error.message),
+        );
+      await send("before", "broadcasthost");
+      await send("before", "robot-7");
+      await send("to myself", "localhost");
+      sender.enableBroadcast();
+      await send("after", "broadcasthost");
+      await send("end", "10.0.0.2");
+    `);
+    await using receiver = there.start(receiving, ...FLAGS);
+    assertEquals(await receiver.read(), "0.0.0.0 70001");
+    await using process = startWithHosts(here, sending);
+    const refused = (host: string) =>
+      `TypeError Cannot send to ${host}:70001 (wire port 4465): UDP takes an IP address, as a name may be that of a broadcast address, and enableBroadcast() was not called\n`;
+    assertEquals(
+      await output(process),
+      `${refused("broadcasthost")}${refused("robot-7")}sent\nsent\nsent\n`,
+    );
+    assertEquals(await output(receiver), "after 10.0.0.1 70002\n");
   },
 });
 
@@ -313,7 +395,7 @@ Deno.test({
 
 Deno.test({
   name:
-    "isBroadcast() goes by the netmask of each interface, and networks of two have none",
+    "reach() goes by the netmask of each interface, and networks of two have none",
   ignore: obstacle !== null,
   async fn() {
     using network = new Namespace();

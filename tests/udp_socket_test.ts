@@ -5,6 +5,7 @@ import {
   assert,
   assertEquals,
   assertInstanceOf,
+  assertLess,
   assertNotMatch,
   assertRejects,
   assertStringIncludes,
@@ -501,11 +502,119 @@ Deno.test("UDPSocket.send() may be called many times without waiting", async () 
   await Promise.all(
     messages.map((message) => sender.send(message, receiver.address)),
   );
-  const received: (string | undefined)[] = [];
-  while (received.length < messages.length) {
-    received.push(await nextMessage(receiver));
+  assertEquals(await take(receiver, messages.length), messages);
+});
+
+/** So many messages, in the order they arrive. */
+async function take(socket: UDPSocket, count: number): Promise<string[]> {
+  const received: string[] = [];
+  while (received.length < count) {
+    received.push(await nextMessage(socket) ?? "");
   }
-  assertEquals(received.sort(), messages.sort());
+  return received;
+}
+
+const NUMBERS = Array.from({ length: 8 }, (_, i) => String(i));
+
+Deno.test("UDPSocket.send() sends in the order of the calls, awaited or not", async () => {
+  using one = freePort();
+  using two = freePort();
+  using three = freePort();
+  using sender = open(one);
+  using receiver = open(two);
+  using other = open(three);
+  for (let round = 0; round < 20; round++) {
+    const sends = NUMBERS.flatMap((message) =>
+      [receiver, other].map(({ address }) => sender.send(message, address))
+    );
+    const later = sends[3]?.then(() => sender.send("later", receiver.address));
+    assertEquals(await take(receiver, 9), [...NUMBERS, "later"]);
+    assertEquals(await take(other, 8), NUMBERS);
+    await Promise.all([...sends, later]);
+    await sender.send("awaited", receiver.address);
+    assertEquals(await take(receiver, 1), ["awaited"]);
+  }
+  assertEquals(sender.stats.messagesOut, 20 * 18);
+});
+
+Deno.test("UDPSocket.send() that fails does not fail or stop those behind it", async () => {
+  using one = freePort();
+  using two = freePort();
+  using sender = open(one);
+  using receiver = open(two);
+  // An IPv4 socket has no way to there.
+  const nowhere: Address = ["::1", two.port];
+  const sends = NUMBERS.map((message, i) =>
+    sender.send(message, i % 2 === 0 ? nowhere : receiver.address)
+  );
+  const outcomes = await Promise.allSettled(sends);
+  assertEquals(
+    outcomes.map(({ status }) => status),
+    NUMBERS.map((_, i) => i % 2 === 0 ? "rejected" : "fulfilled"),
+  );
+  assertEquals(await take(receiver, 4), ["1", "3", "5", "7"]);
+});
+
+Deno.test("UDPSocket.send() that waits for its turn goes where it was told at first", async () => {
+  using one = freePort();
+  using two = freePort();
+  using sender = open(one);
+  using receiver = open(two);
+  const addr: [string, number] = [LOOPBACK, two.port];
+  const sends = NUMBERS.map((message) => sender.send(message, addr));
+  addr[0] = "127.0.0.2";
+  addr[1] = one.port;
+  await Promise.all(sends);
+  assertEquals(await take(receiver, NUMBERS.length), NUMBERS);
+});
+
+Deno.test("UDPSocket.close() lets what was sent before leave, in order", async () => {
+  using one = freePort();
+  using two = freePort();
+  using receiver = open(two);
+  for (let round = 0; round < 20; round++) {
+    const sender = await openSoon(one);
+    const waiting = assertRejects(() => sender.receive(), ClosedError);
+    const sends = NUMBERS.map((message) =>
+      sender.send(message, receiver.address)
+    );
+    sender.close();
+    await assertRejects(
+      () => sender.send("late", receiver.address),
+      ClosedError,
+    );
+    await Promise.all(sends);
+    await waiting;
+    assertEquals(await take(receiver, NUMBERS.length), NUMBERS);
+  }
+});
+
+Deno.test("UDPSocket.send() that waits for its turn holds no bytes but its message", async () => {
+  using port = freePort();
+  const count = 2_000;
+  using program = new Program(withSocket(
+    port,
+    `
+      const used = () => {
+        gc();
+        const { heapUsed, external } = Deno.memoryUsage();
+        return heapUsed + external;
+      };
+      const message = "x".repeat(20_000);
+      await socket.send(message, socket.address);
+      const before = used();
+      const sends = [];
+      for (let i = 0; i < ${count}; i++) {
+        sends.push(socket.send(message, socket.address));
+      }
+      console.log((used() - before) / ${count});
+      await Promise.all(sends);
+    `,
+  ));
+  await using process = program.start(...FLAGS, "--v8-flags=--expose-gc");
+  const { code, stdout, stderr } = await process.ended();
+  assertEquals({ code, stderr }, { code: 0, stderr: "" });
+  assertLess(Number(stdout), 2_000);
 });
 
 /** Messages of exactly 65,507 bytes, in characters of one to four bytes. */
@@ -933,6 +1042,91 @@ Deno.test("UDPSocket closes at the end of using and await using", async () => {
   }
 });
 
+Deno.test("UDPSocket at the end of await using has released its port", async () => {
+  using one = freePort();
+  using two = freePort();
+  using receiver = open(two);
+  const later: Promise<unknown>[] = [];
+  const uses: ((socket: UDPSocket) => unknown)[] = [
+    (socket) => socket.receive({ timeout: 1 }),
+    (socket) => {
+      later.push(assertRejects(() => socket.receive(), ClosedError));
+    },
+    (socket) => {
+      later.push(...NUMBERS.map((text) => socket.send(text, receiver.address)));
+    },
+    (socket) => socket.close(),
+    () => {},
+  ];
+  for (let round = 0; round < 10; round++) {
+    for (const use of uses) {
+      // A port that is not free is AddrInUse.
+      await using socket = open(one);
+      await use(socket);
+    }
+    await Promise.all(later);
+    assertEquals(await take(receiver, NUMBERS.length), NUMBERS);
+  }
+});
+
+Deno.test("UDPSocket at the end of await using lets a script go on that nothing else keeps alive", async () => {
+  using port = freePort();
+  assertEquals(
+    await run(
+      withSocket(
+        port,
+        `
+          await socket.receive({ timeout: 1 });
+          // Long enough for the read under way to keep nothing alive any more.
+          await new Promise((resolve) => setTimeout(resolve, 100));
+          await socket[Symbol.asyncDispose]();
+          console.log("went on");
+        `,
+      ),
+      ...FLAGS,
+    ),
+    { code: 0, stdout: "went on\n", stderr: "" },
+  );
+});
+
+Deno.test("UDPSocket.close() within allow drops the datagram that was asked about", async () => {
+  using port = freePort();
+  using raw = new Raw();
+  const socket = open(port, {
+    allow: () => {
+      socket.close();
+      return true;
+    },
+  });
+  const waiting = assertRejects(() => socket.receive(), ClosedError);
+  await raw.send("dropped", port.wire);
+  await waiting;
+  await assertRejects(() => socket.receive({ timeout: 0 }), ClosedError);
+  await assertRejects(() => socket.receive(), ClosedError);
+  assertEquals(await Array.fromAsync(socket), []);
+  assertEquals(socket.stats.messagesIn, 0);
+});
+
+// Leaving loops
+
+Deno.test("UDPSocket loses nothing to an iterator that was left, or to a cancelled stream", async () => {
+  using pair = new Pair();
+  const { socket } = pair;
+  const iterator = socket[Symbol.asyncIterator]();
+  const left = iterator.next();
+  await iterator.return?.();
+  assertEquals((await left).done, true);
+  await pair.send("a");
+  assertEquals(await nextMessage(socket), "a");
+
+  const reader = ReadableStream.from(socket).getReader();
+  const read = reader.read();
+  await reader.cancel();
+  assertEquals((await read).done, true);
+  await pair.send("b");
+  assertEquals(await nextMessage(socket), "b");
+});
+
 // Answering
 
 Deno.test("UDPSocket.receive() returns senders as communication ports, to be answered", async () => {
@@ -1268,8 +1462,28 @@ const NOBODY_WAITS: Record<string, string> = {
       console.log(message);
       break;
     }`,
+  "has left an iterator that waited": `
+    const iterator = socket[Symbol.asyncIterator]();
+    const waiting = iterator.next();
+    await iterator.return();
+    console.log((await waiting).done);`,
+  "has cancelled a stream over it": `
+    const stream = ReadableStream.from(socket);
+    const reader = stream.getReader();
+    const waiting = reader.read();
+    await new Promise((resolve) => setTimeout(resolve));
+    await reader.cancel();
+    console.log((await waiting).done);`,
 };
-const PRINTED = ["", "null\n", "TimeoutError\n", "hello\n", "hello\n"];
+const PRINTED = [
+  "",
+  "null\n",
+  "TimeoutError\n",
+  "hello\n",
+  "hello\n",
+  "true\n",
+  "true\n",
+];
 
 for (const [i, [name, body]] of Object.entries(NOBODY_WAITS).entries()) {
   Deno.test(`UDPSocket that ${name} does not keep a process alive`, async () => {
