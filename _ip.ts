@@ -6,7 +6,7 @@
  */
 
 import { type Address, formatAddress } from "./_address.ts";
-import { isPromise, refuse, show } from "./_options.ts";
+import { isPromise, show } from "./_options.ts";
 import { CommunicationError, reason } from "./_errors.ts";
 
 /** IPv4 addresses are those from ::ffff:0:0 on ({@link https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2}). */

@@ -24,7 +24,7 @@ import {
 } from "../mod.ts";
 import { Authority } from "./_certificates.ts";
 import { freePort } from "./_ports.ts";
-import { ask, HERE, LOOPBACK, Queue, Served, test } from "./faults/_served.ts";
+import { ask, HERE, LOOPBACK, Queue, Served, test } from "./_served.ts";
 
 // allowCidr(), against sixteen bytes written out by hand
 

@@ -36,7 +36,7 @@ import {
   TERMINATOR,
   test,
   until,
-} from "./faults/_served.ts";
+} from "./_served.ts";
 
 /** As fast as it can be, so that tests are. */
 const SOON = { firstDelay: 1, maxDelay: 10, jitter: 0 };

@@ -28,7 +28,7 @@ import {
   Served,
   test,
   until,
-} from "./faults/_served.ts";
+} from "./_served.ts";
 
 const NONE: Stats = {
   messagesIn: 0,

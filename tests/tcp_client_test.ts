@@ -26,7 +26,7 @@ import {
   type TCPClient,
   type TCPClientOptions,
 } from "../mod.ts";
-import { test } from "./faults/_served.ts";
+import { test } from "./_served.ts";
 import { Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE, Process } from "./_process.ts";

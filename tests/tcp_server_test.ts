@@ -40,7 +40,7 @@ import {
   Served,
   TERMINATOR,
   test,
-} from "./faults/_served.ts";
+} from "./_served.ts";
 import { freePort } from "./_ports.ts";
 import { Process } from "./_process.ts";
 

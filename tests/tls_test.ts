@@ -42,7 +42,7 @@ import {
   TERMINATOR,
   test,
   until,
-} from "./faults/_served.ts";
+} from "./_served.ts";
 
 const authority = await Authority.create("Cell");
 const caCerts = [authority.cert];

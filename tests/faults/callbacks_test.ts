@@ -20,7 +20,7 @@ import {
   type TCPClient,
   type TCPServerOptions,
 } from "../../mod.ts";
-import { ask, KIB, Queue, Served, TERMINATOR, test } from "./_served.ts";
+import { ask, KIB, Queue, Served, TERMINATOR, test } from "../_served.ts";
 
 const never = new Promise<never>(() => {});
 

@@ -24,7 +24,7 @@ import {
   Queue,
   Served,
   test,
-} from "./_served.ts";
+} from "../_served.ts";
 
 const TOO_MANY = "Too many open files";
 

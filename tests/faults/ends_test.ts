@@ -22,7 +22,7 @@ import {
   TERMINATOR,
   test,
   until,
-} from "./_served.ts";
+} from "../_served.ts";
 
 const LARGE = Array.from({ length: 12 }, (_, n) => `${n} `.padEnd(MIB));
 

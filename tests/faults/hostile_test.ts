@@ -23,7 +23,7 @@ import {
   TERMINATOR,
   test,
   until,
-} from "./_served.ts";
+} from "../_served.ts";
 
 /**
  * How much more memory a victim may have at its worst than before, in MiB, besides

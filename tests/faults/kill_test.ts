@@ -21,7 +21,7 @@ import {
   Served,
   test,
   until,
-} from "./_served.ts";
+} from "../_served.ts";
 
 const decoder = new TextDecoder();
 

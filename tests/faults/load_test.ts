@@ -1,7 +1,7 @@
 // Why: a line PC runs for months, with clients that come and go all the time.
 
 import { load } from "./_load.ts";
-import { onLinux } from "./_served.ts";
+import { onLinux } from "../_served.ts";
 
 Deno.test({
   name:

@@ -11,7 +11,7 @@ import { Authority } from "../_certificates.ts";
 import { Program } from "../_netns.ts";
 import { freePort } from "../_ports.ts";
 import { Process, ROOT } from "../_process.ts";
-import { LOOPBACK, onLinux, Served, test } from "./_served.ts";
+import { LOOPBACK, onLinux, Served, test } from "../_served.ts";
 
 const authority = await Authority.create("Cell");
 const NAME = "robot.test";

@@ -12,8 +12,8 @@ import {
   type TCPClientOptions,
   type TCPServer,
   type TCPServerOptions,
-} from "../../mod.ts";
-import { freePort } from "../_ports.ts";
+} from "../mod.ts";
+import { freePort } from "./_ports.ts";
 
 export const LOOPBACK = "127.0.0.1";
 export const HERE = { hostname: LOOPBACK };
