@@ -3,6 +3,7 @@
 
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { deadline, delay } from "@std/async";
+import { connect } from "node:net";
 import {
   type Address,
   createTcpClient,
@@ -139,6 +140,65 @@ export class Peer<C extends Deno.TcpConn | Deno.TlsConn = Deno.TcpConn>
     this.#text += this.#decoder.decode(bytes, { stream: true });
     return true;
   }
+}
+
+/** A raw peer that can have a port of its own, as controllers do, and can break off. */
+export interface Bound extends AsyncDisposable {
+  write(text: string): void;
+  /** The next message. */
+  read(): Promise<string>;
+  /** Ends its side, as `shutdown` does. */
+  end(): void;
+  /** Breaks off with nothing but a reset, where `Deno.Conn` ends its side first. */
+  reset(): Promise<void>;
+}
+
+/** Connects from a port, 0 for any, to one of any address of this machine. */
+export async function connectFrom(
+  localPort: number,
+  port: number,
+  host: string = LOOPBACK,
+): Promise<Bound> {
+  const socket = connect({
+    host,
+    port,
+    localAddress: LOOPBACK,
+    localPort,
+    allowHalfOpen: true,
+  });
+  await new Promise<void>((resolve, reject) => {
+    socket.once("connect", resolve);
+    socket.once("error", reject);
+  });
+  socket.on("error", () => {});
+  const gone = async (leave: () => void) => {
+    if (socket.destroyed) return;
+    const closed = new Promise<void>((done) => socket.once("close", done));
+    leave();
+    await closed;
+  };
+  let text = "";
+  return {
+    write: (text) => void socket.write(text),
+    async read() {
+      let end: number;
+      while ((end = text.indexOf(TERMINATOR)) < 0) {
+        text += await new Promise<string>((resolve) => {
+          socket.once("data", (bytes) => {
+            socket.pause();
+            resolve(String(bytes));
+          });
+          socket.resume();
+        });
+      }
+      const message = text.slice(0, end);
+      text = text.slice(end + 1);
+      return message;
+    },
+    end: () => void socket.end(),
+    reset: () => gone(() => socket.resetAndDestroy()),
+    [Symbol.asyncDispose]: () => gone(() => socket.destroy()),
+  };
 }
 
 /** A server on a free port, and what its callbacks were called with. */

@@ -14,7 +14,6 @@ import {
   assertThrows,
 } from "@std/assert";
 import { delay, retry } from "@std/async";
-import { connect } from "node:net";
 import {
   type Address,
   ClosedError,
@@ -32,6 +31,7 @@ import {
 } from "../mod.ts";
 import {
   ask,
+  connectFrom,
   HERE,
   KIB,
   LOOPBACK,
@@ -84,39 +84,6 @@ function failAccept(fails: () => Error | undefined): Disposable {
   });
   return {
     [Symbol.dispose]: () => void Reflect.set(Deno, "listen", original),
-  };
-}
-
-/** A connection from a port of this test's choice, as controllers with fixed ports make. */
-async function connectFrom(localPort: number, port: number) {
-  const socket = connect({
-    host: LOOPBACK,
-    port,
-    localAddress: LOOPBACK,
-    localPort,
-  });
-  await new Promise<void>((resolve, reject) => {
-    socket.once("connect", resolve);
-    socket.once("error", reject);
-  });
-  socket.on("error", () => {});
-  return {
-    write: (text: string) => void socket.write(text),
-    /** The next bytes, which are one message: nothing else is under way. */
-    read: () =>
-      new Promise<string>((resolve) => {
-        socket.once("data", (bytes) => {
-          socket.pause();
-          resolve(String(bytes).slice(0, -1));
-        });
-        socket.resume();
-      }),
-    [Symbol.asyncDispose]: async () => {
-      if (socket.destroyed) return;
-      const closed = new Promise<void>((done) => socket.once("close", done));
-      socket.destroy();
-      await closed;
-    },
   };
 }
 
@@ -1091,26 +1058,32 @@ test("TCPServerOptions.idleTimeout disconnects a silent client and keeps a talki
   assertEquals(await ask(talking, "still there"), "still there");
 });
 
-test("TCPServerOptions.idleTimeout does not count while a callback works", async () => {
-  const held = Promise.withResolvers<string>();
-  const working = Promise.withResolvers<void>();
-  await using served = new Served(() => {
-    working.resolve();
-    return held.promise;
-  }, { idleTimeout: 200 });
-  await using client = await served.client();
-  await served.connected.next();
-  await client.send("work");
-  await working.promise;
-  // Each takes the timeout from its start on, so the client is silent for longer.
-  for (let n = 0; n < 2; n++) {
-    using silent = await served.known();
-    const [gone] = await served.disconnected.next();
-    assertEquals(gone, silent.address);
-  }
-  held.resolve("done");
-  assertEquals(await client.receive(), "done");
-});
+for (const behind of ["", "next\x03", "the beginning of the next"]) {
+  const what = behind === "" ? "nothing" : JSON.stringify(behind);
+  test(`TCPServerOptions.idleTimeout does not count while a callback works and ${what} waits behind`, async () => {
+    const held = Promise.withResolvers<string>();
+    const working = Promise.withResolvers<void>();
+    await using served = new Served((message) => {
+      working.resolve();
+      return message === "work" ? held.promise : message;
+    }, { idleTimeout: 200 });
+    using peer = await served.known();
+    await peer.write(`work\x03${behind}`);
+    await working.promise;
+    // Each takes the timeout from its start on, so the client is silent for longer.
+    for (let n = 0; n < 3; n++) {
+      using silent = await served.known();
+      const [gone] = await served.disconnected.next();
+      assertEquals(gone, silent.address);
+    }
+    held.resolve("done");
+    assertEquals(await peer.read(), "done");
+    // From here on it counts again.
+    const [gone, error] = await served.disconnected.next();
+    assertEquals(gone, peer.address);
+    assertInstanceOf(error, Deno.errors.TimedOut);
+  });
+}
 
 test("TCPServerOptions.idleTimeout does not count while a client takes its replies", async () => {
   const reply = "r".repeat(MIB);
@@ -1238,12 +1211,7 @@ for (const maxClients of [1024, 1]) {
       assertEquals(await served.connected.next(), address);
       first.write("hold\x03");
       await working.promise;
-      // More than is read before it is closed: that is a reset.
-      const pushed = server.send("x".repeat(MIB), address);
-      const outcome = pushed.catch((error) => error);
-      await first.read();
-      await first[Symbol.asyncDispose]();
-      await outcome;
+      await first.reset();
     }
     await using second = await connectFrom(own.wire, served.wire);
     assertEquals(await served.connected.next(), address);
