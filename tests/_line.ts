@@ -11,7 +11,7 @@ import {
   type TCPClientOptions,
 } from "../mod.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { HERE, LOOPBACK, MIB, Peer, Queue } from "./faults/_served.ts";
+import { HERE, LOOPBACK, MIB, Peer, Queue } from "./_served.ts";
 
 /** Reconnects as fast as it can, so that tests are fast. */
 export const SOON = { firstDelay: 1, maxDelay: 10, jitter: 0 };

@@ -25,7 +25,7 @@ import {
 } from "./_line.ts";
 import { Program } from "./_netns.ts";
 import { Process } from "./_process.ts";
-import { KIB, LOOPBACK, Queue, TERMINATOR, test } from "./faults/_served.ts";
+import { KIB, LOOPBACK, Queue, TERMINATOR, test } from "./_served.ts";
 
 const NET = ["--no-prompt", "--allow-net=127.0.0.1"];
 

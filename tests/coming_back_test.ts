@@ -39,7 +39,7 @@ import {
   Queue,
   TERMINATOR,
   test,
-} from "./faults/_served.ts";
+} from "./_served.ts";
 
 // the pauses
 
