@@ -406,6 +406,21 @@ Deno.test("FrameDecoder says what was over which limit", () => {
   assertEquals([error.limit, error.size], [8, 13]);
 });
 
+Deno.test("FrameDecoder refuses a message over the limit each time it is asked", () => {
+  for (const limit of LIMITS) {
+    for (const end of [END, ""]) {
+      const decoder = new FrameDecoder(limit);
+      const bytes = utf8("x".repeat(limit + 1) + end);
+      for (const _ of feed(decoder, bytes.subarray(0, limit))) decoder.take();
+      for (const _ of feed(decoder, bytes.subarray(limit)));
+      for (let i = 0; i < 3; i++) {
+        const error = assertThrows(() => decoder.take(), MessageTooLargeError);
+        assertEquals(error.size, limit + 1);
+      }
+    }
+  }
+});
+
 Deno.test("maxMessageBytes takes only an integer from 1 to V8's longest string", () => {
   const longest = 2 ** 29 - 24;
   for (const limit of [0, -1, 1.5, NaN, Infinity, -Infinity, longest + 1]) {
@@ -443,6 +458,35 @@ Deno.test("FrameDecoder.incomplete() has every byte behind the last terminator",
       });
     }
   }
+});
+
+/** What the oracle finds behind the last terminator, in hex. */
+function tailOf(bytes: Bytes): string {
+  return bytes.subarray(bytes.lastIndexOf(0x03) + 1).toHex();
+}
+
+Deno.test("FrameDecoder.incomplete() has no byte of whole messages that were not taken", () => {
+  const takes = fc.array(fc.nat(2), { minLength: 1, maxLength: 20 });
+  fc.assert(
+    fc.property(anyBytes, anyCuts, takes, (bytes, cuts, takes) => {
+      const decoder = new FrameDecoder(DEFAULT_MAX_MESSAGE_BYTES);
+      let given = 0;
+      let turn = 0;
+      for (const chunk of cutUp(bytes, cuts)) {
+        for (const _ of feed(decoder, chunk)) {
+          for (let i = takes[turn++ % takes.length] ?? 0; i > 0; i--) {
+            decoder.take();
+          }
+        }
+        given += chunk.length;
+        assertEquals(
+          decoder.incomplete().toHex(),
+          tailOf(bytes.subarray(0, given)),
+        );
+      }
+    }),
+    { numRuns: 200 },
+  );
 });
 
 Deno.test("FrameDecoder.incomplete() gives bytes of their own", () => {
@@ -600,36 +644,86 @@ Deno.test("FrameDecoder.room() grows with what reads fill, and shrinks with what
   assertEquals(held(), 1024);
 });
 
-Deno.test("FrameDecoder pins at most 8 KiB with a short message that is kept", async () => {
+/** How often each byte is decoded, and searched without being decoded. */
+function looksAtEach(bytes: Bytes, chunk: number): [number, number] {
+  let decoded = 0;
+  let searched = 0;
+  const { decode: realDecode } = TextDecoder.prototype;
+  const { lastIndexOf } = Uint8Array.prototype;
+  try {
+    TextDecoder.prototype.decode = function (input) {
+      decoded += input?.byteLength ?? 0;
+      return realDecode.call(this, input);
+    };
+    Uint8Array.prototype.lastIndexOf = function (byte, from = Infinity) {
+      const at = lastIndexOf.call(this, byte, from);
+      searched += Math.min(from, this.length - 1) - at;
+      return at;
+    };
+    decode(cutUp(bytes, chunk));
+  } finally {
+    TextDecoder.prototype.decode = realDecode;
+    Reflect.deleteProperty(Uint8Array.prototype, "lastIndexOf");
+  }
+  return [decoded / bytes.length, searched / bytes.length];
+}
+
+Deno.test("FrameDecoder looks at each byte about once, however long the message and short the reads", () => {
+  for (const size of [100, 1000, 8000, 8192, 200_000]) {
+    for (const unit of ["a", "中"]) {
+      const message = utf8(ofSize(unit, size) + END);
+      const count = Math.ceil(20_000 / size);
+      const bytes = concat(Array<Bytes>(count).fill(message));
+      for (const chunk of [1, 500, 1500]) {
+        const [decoded, searched] = looksAtEach(bytes, chunk);
+        const what = `${size} bytes of ${unit} in chunks of ${chunk}`;
+        assertLess(decoded, 1.7, what);
+        // What is decoded at once need not be searched.
+        assertLess(searched, 1.1, what);
+        assertLess(0.9, decoded + searched, what);
+      }
+    }
+  }
+});
+
+/** How many bytes each kept message pins: one of the first in every 64 KiB that arrive. */
+async function pinned(message: string, chunk: number): Promise<number> {
   const code = `
     const { FrameDecoder } = await import("./_framing.ts");
-    // A character beyond Latin-1 doubles what a string takes.
-    const frame = new TextEncoder().encode("中" + "a".repeat(59) + "\\x03");
-    const frames = new Uint8Array(frame.length * 1040);
+    const frame = new TextEncoder().encode(${
+    JSON.stringify(message)
+  } + "\\x03");
+    const frames = new Uint8Array(
+      frame.length * Math.ceil(Math.max(65536, frame.length * 3) / frame.length),
+    );
     for (let at = 0; at < frames.length; at += frame.length) {
       frames.set(frame, at);
     }
     const decoder = new FrameDecoder(1_048_576);
-    function firstOf64KiB() {
-      let first;
+    function second() {
+      let count = 0;
+      let kept;
       for (let at = 0; at < frames.length;) {
         const room = decoder.room();
-        const part = frames.subarray(at, at + room.length);
+        const part = frames.subarray(at, at + Math.min(room.length, ${chunk}));
         room.set(part);
         decoder.fill(part.length);
         at += part.length;
-        for (let some; some = decoder.take();) first ??= some[0];
+        for (let some; some = decoder.take();) {
+          for (const message of some) if (++count === 2) kept = message;
+        }
       }
-      return first;
+      return kept;
     }
     function used() {
       gc();
-      return Deno.memoryUsage().heapUsed;
+      const { heapUsed, external } = Deno.memoryUsage();
+      return heapUsed + external;
     }
-    for (let i = 0; i < 100; i++) firstOf64KiB();
-    const kept = Array(1000).fill("");
+    for (let i = 0; i < 100; i++) second();
+    const kept = Array(500).fill("");
     const before = used();
-    for (let i = 0; i < kept.length; i++) kept[i] = firstOf64KiB();
+    for (let i = 0; i < kept.length; i++) kept[i] = second();
     console.log((used() - before) / kept.length);
   `;
   await using process = new Process(Deno.execPath(), [
@@ -639,10 +733,29 @@ Deno.test("FrameDecoder pins at most 8 KiB with a short message that is kept", a
   ]);
   const { code: exit, stdout, stderr } = await process.ended();
   assertEquals([exit, stderr], [0, ""]);
-  const pinned = Number(stdout);
-  // Less would mean that the test measures nothing.
-  assertLess(60, pinned);
-  assertLess(pinned, 8192 + 256);
+  return Number(stdout);
+}
+
+Deno.test("FrameDecoder pins at most 8 KiB with a short message that is kept", async () => {
+  // A character beyond Latin-1 doubles what a string takes.
+  for (const first of ["a", "é", "中"]) {
+    const bytes = await pinned(first + "a".repeat(59), 65536);
+    // Less would mean that the test measures nothing.
+    assertLess(60, bytes, first);
+    assertLess(bytes, 8192 + 256, first);
+  }
+});
+
+Deno.test("FrameDecoder pins at most 8 KiB besides a longer message that is kept", async () => {
+  for (const size of [700, 3000, 9000]) {
+    for (const chunk of [65536, 1500]) {
+      const bytes = await pinned("中" + "a".repeat(size - 1), chunk);
+      const what = `${size} units in chunks of ${chunk}`;
+      assertLess(size, bytes, what);
+      // With a little for the objects that hold it.
+      assertLess(bytes, size * 2 + 8192 + 512, what);
+    }
+  }
 });
 
 // deno-fmt-ignore -- one of each kind

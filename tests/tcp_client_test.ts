@@ -1239,6 +1239,22 @@ test("TCPClient.receive() hands over the bytes of a message cut off", async () =
   }
 });
 
+test("TCPClientOptions.onDisconnect gets only what was cut off, though messages before it are not received", async () => {
+  for (const cut of ["", "thr"]) {
+    const lost = Promise.withResolvers<Error | undefined>();
+    await using pair = await connectPair({ onDisconnect: lost.resolve });
+    const { client, peer } = pair;
+    await writeAll(peer, `one\x03two\x03${cut}`);
+    peer.close();
+    const error = await lost.promise;
+    const incomplete = error instanceof ClosedError ? error.incomplete : error;
+    assertEquals(incomplete, cut ? encoder.encode(cut) : undefined);
+    for (const message of ["one", "two"]) {
+      assertEquals(await client.receive(WAIT), message);
+    }
+  }
+});
+
 test("TCPClient iterates until the peer closes", async () => {
   await using pair = await connectPair();
   const { client, peer } = pair;
