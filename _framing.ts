@@ -682,10 +682,10 @@ const OPTIONS = { maxMessageBytes } satisfies OptionsTable<FrameStreamOptions>;
  * Turns the bytes of frames into messages, as the sockets of this module do, for
  * byte streams that are not sockets: a serial device, a WebSocket, a file.
  *
- * The stream fails with {@linkcode InvalidMessageError} at a message that is not
+ * Both ends fail with {@linkcode InvalidMessageError} at a message that is not
  * UTF-8, with {@linkcode MessageTooLargeError} at one over the limit, and with
- * {@linkcode ClosedError} where it ends in the middle of a message; the messages
- * before that have been passed on.
+ * {@linkcode ClosedError} where the bytes end in the middle of a message. The
+ * writable fails at once, the readable once every message before that is read.
  *
  * @example Reading messages from a file
  * ```ts
@@ -768,7 +768,7 @@ export class FrameDecoderStream implements TransformStream<Uint8Array, string> {
       },
     });
     this.readable = failLast(messages.readable, () => failure);
-    this.writable = messages.writable;
+    this.writable = failAlike(messages.writable, () => failure);
   }
 }
 
@@ -796,6 +796,27 @@ function failLast(
     },
     cancel: (reason) => reader.cancel(reason),
   }, { highWaterMark: 0 });
+}
+
+/** A terminated TransformStream fails its writer with a TypeError: so the reason is put in its place. */
+function failAlike(
+  bytes: WritableStream<Uint8Array>,
+  failure: () => unknown,
+): WritableStream<Uint8Array> {
+  const writer = bytes.getWriter();
+  const check = () => {
+    const error = failure();
+    if (error !== undefined) throw error;
+  };
+  return new WritableStream({
+    start(controller) {
+      // Also when the readable is canceled while nothing is written.
+      writer.closed.catch((reason) => controller.error(failure() ?? reason));
+    },
+    write: (chunk) => writer.write(chunk).then(check),
+    close: () => writer.close().then(check),
+    abort: (reason) => writer.abort(reason),
+  });
 }
 
 function decodeChunk(

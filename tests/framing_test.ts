@@ -8,6 +8,7 @@ import {
   assertLess,
   assertLessOrEqual,
   assertRejects,
+  assertStrictEquals,
   assertThrows,
 } from "@std/assert";
 import fc from "fast-check";
@@ -920,6 +921,60 @@ Deno.test("FrameDecoderStream passes on what came before an unfinished message",
     "Cannot decode the last 10 bytes of a stream: it ended before their terminator",
   );
   assertEquals(chunks, ["a", "b", "c"]);
+});
+
+Deno.test("FrameDecoderStream fails who writes with the same error as who reads", async () => {
+  const failures = [
+    ["FF 03", InvalidMessageError],
+    ["61 61 61 61 61 03", MessageTooLargeError],
+    ["61", ClosedError],
+  ] as const;
+  for (const [hex, Kind] of failures) {
+    const chunks = ["62 03", hex].map(fromHex);
+    const stream = new FrameDecoderStream({ maxMessageBytes: 4 });
+    const read = readAll(stream.readable);
+    const written = await assertRejects(
+      () => ReadableStream.from(chunks).pipeTo(stream.writable),
+    );
+    assertEquals((written as Error).constructor, Kind);
+    assertEquals(await read, { chunks: ["b"], error: written });
+  }
+});
+
+Deno.test("FrameDecoderStream fails the write that has the message, and those after it", async () => {
+  const stream = new FrameDecoderStream();
+  const read = readAll(stream.readable);
+  const writer = stream.writable.getWriter();
+  await writer.write(fromHex("62 03"));
+  for (const bytes of [fromHex("61 03 FF 03"), fromHex("62 03")]) {
+    await assertRejects(() => writer.write(bytes), InvalidMessageError);
+  }
+  await assertRejects(() => writer.closed, InvalidMessageError);
+  const { chunks, error } = await read;
+  assertEquals(chunks, ["b", "a"]);
+  assertInstanceOf(error, InvalidMessageError);
+});
+
+Deno.test("FrameDecoderStream.writable.close() rejects with ClosedError in the middle of a message", async () => {
+  const stream = new FrameDecoderStream();
+  const read = readAll(stream.readable);
+  const writer = stream.writable.getWriter();
+  await writer.write(utf8(`a${END}b`));
+  const error = await assertRejects(() => writer.close(), ClosedError);
+  assertEquals(error.incomplete, utf8("b"));
+  assertEquals(await read, { chunks: ["a"], error });
+});
+
+Deno.test("FrameDecoderStream tells each end what the other was ended with", async () => {
+  const reason = new Error("enough");
+  const canceled = new FrameDecoderStream();
+  const writer = canceled.writable.getWriter();
+  await canceled.readable.cancel(reason);
+  assertStrictEquals(await writer.closed.catch((error) => error), reason);
+  const aborted = new FrameDecoderStream();
+  const read = readAll(aborted.readable);
+  await aborted.writable.abort(reason);
+  assertEquals(await read, { chunks: [], error: reason });
 });
 
 Deno.test("FrameDecoderStream has done with a chunk once it is written", async () => {
