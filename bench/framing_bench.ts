@@ -2,9 +2,9 @@
 
 import {
   checkMessage,
-  encodeFrames,
   FrameDecoder,
   FrameDecoderStream,
+  FrameEncoder,
   FrameEncoderStream,
 } from "../_framing.ts";
 import { type Alphabet, END, makeMessages } from "./sides/_messages.ts";
@@ -55,8 +55,23 @@ function decodeAll({ messages, chunks }: Load): void {
 function encodeAll({ messages, chunks }: Load): void {
   for (const message of messages) checkMessage(message, LIMIT);
   let size = 0;
-  for (const piece of encodeFrames(messages)) size += piece.length;
+  for (const encoder of batches(messages)) {
+    for (const piece of encoder.pieces()) size += piece.length;
+  }
   check(size, chunks.reduce((sum, { length }) => sum + length, 0));
+}
+
+/** The messages in batches of one write each. */
+function* batches(messages: string[]): Generator<FrameEncoder> {
+  let encoder = new FrameEncoder();
+  for (const message of messages) {
+    if (!encoder.fits(message.length)) {
+      yield encoder;
+      encoder = new FrameEncoder();
+    }
+    encoder.add(message);
+  }
+  yield encoder;
 }
 
 async function countAll<T>(stream: ReadableStream<T>): Promise<number> {

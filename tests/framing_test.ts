@@ -20,17 +20,16 @@ import {
 import {
   checkMessage,
   concat,
-  countWhole,
   decodeDatagram,
   DEFAULT_MAX_MESSAGE_BYTES,
   encodeDatagram,
   encodeFrame,
-  encodeFrames,
   FrameDecoder,
   FrameDecoderStream,
+  FrameEncoder,
   FrameEncoderStream,
   maxMessageBytes,
-  PIECE,
+  PIECE_BYTES,
 } from "../_framing.ts";
 import { Process } from "./_process.ts";
 
@@ -214,12 +213,24 @@ const anyMessages = fc.array(
   { maxLength: 10 },
 );
 
-/** Each piece is valid until the next only. */
-function piecesOf(messages: readonly string[]): Bytes[] {
-  return Array.from(encodeFrames(messages), (piece) => piece.slice());
+/** The messages in batches of one write each, in pieces that are valid until the next. */
+function* encodeAll(messages: readonly string[]): Generator<Bytes> {
+  let encoder = new FrameEncoder();
+  for (const message of messages) {
+    if (!encoder.fits(message.length)) {
+      yield* encoder.pieces();
+      encoder = new FrameEncoder();
+    }
+    encoder.add(message);
+  }
+  yield* encoder.pieces();
 }
 
-Deno.test("encodeFrames() and FrameDecoder give any messages back, however cut", () => {
+function piecesOf(messages: readonly string[]): Bytes[] {
+  return Array.from(encodeAll(messages), (piece) => piece.slice());
+}
+
+Deno.test("FrameEncoder and FrameDecoder give any messages back, however cut", () => {
   fc.assert(fc.property(anyMessages, anyCuts, (messages, cuts) => {
     const bytes = concat(piecesOf(messages));
     assertEquals(decode(cutUp(bytes, cuts)), {
@@ -243,15 +254,17 @@ Deno.test("FrameDecoder gives any messages back, byte by byte", () => {
   assertEquals(decode(cutUp(bytes, 1)).items, messages);
 });
 
-Deno.test("encodeFrames() gives no bytes for no messages", () => {
+Deno.test("FrameEncoder.pieces() gives no bytes for no messages", () => {
   assertEquals(piecesOf([]), []);
 });
 
-Deno.test("encodeFrames() gives UTF-8 and a terminator each, in pieces to write at once", () => {
+Deno.test("FrameEncoder.pieces() gives UTF-8 and a terminator each, in pieces to write at once", () => {
   fc.assert(fc.property(anyMessages, (messages) => {
     fc.pre(messages.length > 0);
     const pieces = piecesOf(messages);
-    for (const { length } of pieces) assert(length > 0 && length <= PIECE + 1);
+    for (const { length } of pieces) {
+      assert(length > 0 && length <= PIECE_BYTES + 1);
+    }
     const expected = utf8(messages.map((text) => text + END).join(""));
     assertEquals(concat(pieces).toHex(), expected.toHex());
   }));
@@ -266,7 +279,7 @@ Deno.test("encodeFrame() gives one piece, whatever the size", () => {
   }
 });
 
-Deno.test("encodeFrames() gives pieces that stay as they are until the next, however interleaved", () => {
+Deno.test("FrameEncoder.pieces() gives pieces that stay as they are until the next, however interleaved", () => {
   const lists = fc.array(
     fc.array(fc.oneof(shortMessage, longMessage), {
       minLength: 1,
@@ -277,7 +290,7 @@ Deno.test("encodeFrames() gives pieces that stay as they are until the next, how
   const turns = fc.array(fc.nat(6), { maxLength: 20 });
   fc.assert(fc.property(lists, turns, (lists, turns) => {
     const writers = lists.map((messages) => ({
-      frames: encodeFrames(messages)[Symbol.iterator](),
+      frames: encodeAll(messages),
       last: undefined as Bytes | undefined,
       written: [] as Bytes[],
       expected: utf8(messages.map((text) => text + END).join("")),
@@ -816,12 +829,104 @@ Deno.test("checkMessage() holds the limit to the byte", () => {
   }
 });
 
-Deno.test("countWhole() counts the messages whose frames have been sent", () => {
-  const messages = ["", "é", "ab", utf8("frame\x03")];
-  const ends = [1, 4, 7, 13];
-  for (let bytes = 0; bytes <= 14; bytes++) {
-    const whole = ends.filter((end) => end <= bytes).length;
-    assertEquals(countWhole(messages, bytes), whole, `${bytes} bytes`);
+/** One thing after the other done to an encoder. */
+const anySteps = fc.array(
+  fc.oneof(
+    fc.record({ kind: fc.constant("add"), message: shortMessage }),
+    fc.record({ kind: fc.constant("addFrame"), message: shortMessage }),
+    fc.record({ kind: fc.constant("pack"), message: fc.constant("") }),
+  ),
+  { maxLength: 12 },
+);
+
+/** An encoder, and the messages that it has. */
+function encoderAfter(
+  steps: { kind: string; message: string }[],
+): { encoder: FrameEncoder; messages: string[] } {
+  const encoder = new FrameEncoder();
+  const messages: string[] = [];
+  for (const { kind, message } of steps) {
+    if (kind === "pack") {
+      encoder.pack();
+      continue;
+    }
+    if (kind === "add") encoder.add(message);
+    else encoder.addFrame(encodeFrame(message));
+    messages.push(message);
+  }
+  return { encoder, messages };
+}
+
+function bytesOf(encoder: FrameEncoder): Bytes {
+  return concat(Array.from(encoder.pieces(), (piece) => piece.slice()));
+}
+
+Deno.test("FrameEncoder keeps messages and frames in their order, packed whenever", () => {
+  fc.assert(fc.property(anySteps, (steps) => {
+    const { encoder, messages } = encoderAfter(steps);
+    assertEquals(encoder.count, messages.length);
+    const expected = utf8(messages.map((text) => text + END).join(""));
+    assertEquals(bytesOf(encoder).toHex(), expected.toHex());
+    encoder.pack();
+    assertEquals(encoder.size, expected.length);
+  }));
+});
+
+Deno.test("FrameEncoder.addFrame() never changes a frame that others have too", () => {
+  const frame = encodeFrame("shared");
+  const encoder = new FrameEncoder();
+  encoder.addFrame(frame);
+  encoder.add("behind");
+  encoder.pack();
+  encoder.dropFirst();
+  assertEquals(frame, utf8("shared" + END));
+  assertEquals(bytesOf(encoder), utf8("behind" + END));
+});
+
+Deno.test("FrameEncoder.drop() takes out what is whole in the first bytes, and no more", () => {
+  fc.assert(fc.property(anySteps, fc.nat(200), (steps, bytes) => {
+    const { encoder, messages } = encoderAfter(steps);
+    const whole = wholeIn(messages, bytes);
+    assertEquals(encoder.drop(bytes), whole);
+    assertEquals(encoder.count, messages.length - whole);
+    const left = messages.slice(whole).map((text) => text + END).join("");
+    assertEquals(bytesOf(encoder).toHex(), utf8(left).toHex());
+  }));
+});
+
+function wholeIn(messages: string[], bytes: number): number {
+  let count = 0;
+  for (const message of messages) {
+    bytes -= utf8(message).length + 1;
+    if (bytes < 0) break;
+    count++;
+  }
+  return count;
+}
+
+Deno.test("FrameEncoder.drop() takes out a long message only when all of it is sent", () => {
+  const message = ofSize("é", PIECE_BYTES * 2);
+  const size = utf8(message).length + 1;
+  for (const sent of [0, 1, PIECE_BYTES, size - 1]) {
+    const encoder = new FrameEncoder();
+    encoder.add(message);
+    assertEquals(encoder.drop(sent), 0);
+    assertEquals(bytesOf(encoder).length, size);
+  }
+  const encoder = new FrameEncoder();
+  encoder.add(message);
+  assertEquals([encoder.drop(size), encoder.count, encoder.size], [1, 0, 0]);
+});
+
+Deno.test("FrameEncoder.dropFirst() takes out one message, long or short", () => {
+  for (
+    const messages of [["a", "b"], ["", "é", "c"], ["x".repeat(PIECE_BYTES)]]
+  ) {
+    const encoder = new FrameEncoder();
+    for (const message of messages) encoder.add(message);
+    encoder.dropFirst();
+    const left = messages.slice(1).map((text) => text + END).join("");
+    assertEquals(bytesOf(encoder), utf8(left));
   }
 });
 

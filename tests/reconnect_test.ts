@@ -267,7 +267,8 @@ test("RetryOptions are in vain for a permission, a certificate and an argument",
   ) {
     const original = Deno.connect;
     using _ = { [Symbol.dispose]: () => Deno.connect = original };
-    Deno.connect = () => Promise.reject(new Hopeless("no"));
+    const refuse = (): Promise<never> => Promise.reject(new Hopeless("no"));
+    Deno.connect = refuse;
     await assertRejects(
       () =>
         createTcpClient(LOOPBACK, 70001, {

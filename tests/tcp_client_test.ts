@@ -639,6 +639,7 @@ function latin1Frames(messages: readonly string[]): string {
 
 /** A socket that takes what the test lets it take. */
 class FakeConn {
+  readonly localAddr = { transport: "tcp", hostname: LOOPBACK, port: 50_000 };
   readonly writes: string[] = [];
   text = "";
   readonly #take: (size: number) => number | Promise<number>;
@@ -680,23 +681,23 @@ function connectionOn(fake: FakeConn, maxMessageBytes = MIB): Connection {
     remoteAddress: [LOOPBACK, 70001],
     maxMessageBytes,
     idleTimeout: 0,
-    portOffset: undefined,
+    portOffset: -65536,
     stats: newStats(),
-  });
+  }, { arrived() {}, gone() {}, over() {} });
 }
 
-test("Connection.post() sends the messages of one turn in one write", async () => {
+test("Connection.send() sends the messages of one turn in one write", async () => {
   const fake = new FakeConn((size) => size);
   const connection = connectionOn(fake);
   const messages = [...numbers(100), "", "é机🤖", "\uFEFF"];
-  await Promise.all(messages.map((message) => connection.post(message)));
+  await Promise.all(messages.map((message) => connection.send(message)));
   assertEquals(fake.writes, [latin1Frames(messages)]);
-  await connection.post("next turn");
+  await connection.send("next turn");
   assertEquals(fake.writes.slice(1), ["next turn\x03"]);
   await connection.close();
 });
 
-test("Connection.post() sends what gathers during a write in the next one", async () => {
+test("Connection.send() sends what gathers during a write in the next one", async () => {
   const writes: PromiseWithResolvers<number>[] = [];
   const fake = new FakeConn(() => {
     const write = Promise.withResolvers<number>();
@@ -706,7 +707,7 @@ test("Connection.post() sends what gathers during a write in the next one", asyn
   const connection = connectionOn(fake);
   const done: string[] = [];
   const post = async (message: string) => {
-    await connection.post(message);
+    await connection.send(message);
     done.push(message);
   };
   const first = post("a");
@@ -728,7 +729,7 @@ test("Connection.post() sends what gathers during a write in the next one", asyn
   await connection.close();
 });
 
-test("Connection.post() goes on after partial writes", async () => {
+test("Connection.send() goes on after partial writes", async () => {
   const message = fc.string({ unit: "grapheme", maxLength: 20 })
     .filter((text) => !text.includes("\x03"));
   await fc.assert(
@@ -743,7 +744,7 @@ test("Connection.post() goes on after partial writes", async () => {
         const connection = connectionOn(fake);
         const sent: Promise<void>[] = [];
         for (const [message, pause] of posts) {
-          sent.push(connection.post(message));
+          sent.push(connection.send(message));
           if (pause === 1) await null;
           if (pause === 2) await sent.at(-1);
         }
@@ -757,7 +758,7 @@ test("Connection.post() goes on after partial writes", async () => {
   );
 });
 
-test("Connection.post() rejects with ClosedError when a write fails", async () => {
+test("Connection.send() rejects with ClosedError when a write fails", async () => {
   const cause = new Deno.errors.BrokenPipe("gone");
   const taken = [3];
   const fake = new FakeConn(() => {
@@ -766,15 +767,15 @@ test("Connection.post() rejects with ClosedError when a write fails", async () =
     return count;
   });
   const connection = connectionOn(fake);
-  const first = ["one", "two"].map((message) => connection.post(message));
+  const first = ["one", "two"].map((message) => connection.send(message));
   await null;
-  const later = connection.post("three");
+  const later = connection.send("three");
   for (const error of await outcomes([...first, later])) {
     assertInstanceOf(error, ClosedError);
     assertStrictEquals(error.cause, cause);
   }
   assertEquals(connection.open, false);
-  assertEquals(connection.unsent, 0);
+  assertEquals(connection.unsentBytes, 0);
   assertEquals(fake.text, "one");
   await connection.close();
 });

@@ -12,7 +12,7 @@ import {
   type Peer,
   TERMINATOR,
   test,
-} from "./_served.ts";
+} from "../_served.ts";
 
 const LIMIT = 2 * MIB;
 /** What every message may count at most besides its bytes: otherwise the limit says nothing. */
