@@ -265,11 +265,13 @@ export class Connection implements Link {
     this.#stats.invalidMessages += invalid;
   }
 
-  /** Nothing can be read behind a message over the limit. */
+  /** Nothing can be read behind a message over the limit; what was posted still leaves. */
   #giveUp(error: Error): Received {
+    this.#readable = false;
     this.#decoder = new FrameDecoder(this.#maxMessageBytes);
-    // Only then, as this error is about to be handed out in the place of the message.
-    queueMicrotask(() => this.#stopReading({ by: "fault", cause: error }));
+    within(LINGER_MS, this.flushed()).then(() => {
+      if (!this.#closing) this.#over({ by: "fault", cause: error });
+    });
     return [error];
   }
 
@@ -328,16 +330,21 @@ export class Connection implements Link {
   #stopReading(end: End): void {
     if (!this.#readable) return;
     this.#readable = false;
-    if (this.#closing) return;
-    this.#ended(end);
-    this.#events.over();
+    if (!this.#closing) this.#over(end);
   }
 
-  /** The first end is reported; a fault behind the peer's orderly end counts all the same. */
-  #ended(end: End): void {
+  /** Who waits for a message learns why none comes, also if the owner then leaves. */
+  #over(end: End): void {
+    const first = this.#ended(end);
+    this.#events.over();
+    if (first) this.#events.gone(this.endError());
+  }
+
+  /** Whether that is the first end; a fault behind the peer's orderly end counts too. */
+  #ended(end: End): boolean {
     const first = this.#end === undefined;
     if (first || this.#end === PEER) this.#end = end;
-    if (first) this.#events.gone(this.endError());
+    return first;
   }
 
   // Writing
@@ -421,8 +428,9 @@ export class Connection implements Link {
 
   #writeFailed(error: unknown): void {
     if (this.#released) return;
-    this.#ended({ by: "fault", cause: error });
+    const first = this.#ended({ by: "fault", cause: error });
     if (this.#ownsOutbox) this.#endOutbox();
+    if (first) this.#events.gone(this.endError());
   }
 
   #endOutbox(): void {
@@ -532,9 +540,9 @@ export class Connection implements Link {
 
   /** Gives up a peer that was silent for too long. */
   giveUpSilent(ms: number): void {
+    this.#readable = false;
     const cause = new Deno.errors.TimedOut(`nothing came for ${ms} ms`);
-    this.#stopReading({ by: "fault", cause });
-    this.#ended({ by: "fault", cause });
+    if (!this.#closing) this.#over({ by: "fault", cause });
   }
 
   // Errors

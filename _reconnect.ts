@@ -20,7 +20,7 @@ import {
   type Received,
   tune,
 } from "./_connection.ts";
-import { type ClosedError, CommunicationError, explain } from "./_errors.ts";
+import { ClosedError, CommunicationError, explain, reason } from "./_errors.ts";
 import { checkMessage, frameLength } from "./_framing.ts";
 import {
   fraction,
@@ -349,7 +349,12 @@ export class ReconnectingLink implements Link {
     if (this.#end) return;
     const cause = error ?? lost.receiveError();
     this.#options.stats.messagesOut += this.#outbox.broke(() =>
-      lost.sendError()
+      new ClosedError(
+        `Cannot send to ${lost.peer}: the connection broke again and again with this message on its way: ${
+          reason(cause)
+        }`,
+        { cause },
+      )
     );
     this.#holdPause();
     try {

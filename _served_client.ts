@@ -179,16 +179,14 @@ export class ServedClient {
     if (typeof message !== "string") return this.#refuse(message);
     const { callback } = this.#host;
     if (!callback) return;
-    let reply: Reply | Promise<Reply>;
     try {
       this.#context ??= new Context(this.#connection);
-      reply = callback(message, this.address, this.#context);
+      const reply = callback(message, this.address, this.#context);
+      if (isPromise(reply)) return this.#replyLater(reply);
+      this.#reply(reply);
     } catch (error) {
       this.#host.thrown("Message callback", error, this.address);
-      return;
     }
-    if (isPromise(reply)) return this.#replyLater(reply);
-    this.#reply(reply);
   }
 
   async #replyLater(reply: PromiseLike<Reply>): Promise<void> {
@@ -200,7 +198,8 @@ export class ServedClient {
   }
 
   #reply(reply: Reply): void {
-    if (reply === undefined || reply === null) return;
+    // One that is gone gets no reply, and onDisconnect has said so.
+    if (reply === undefined || reply === null || this.#gone) return;
     try {
       this.#connection.reply(toMessage(reply));
     } catch (error) {
@@ -208,24 +207,25 @@ export class ServedClient {
     }
   }
 
-  /** A message that can't be handed on. Behind one over the limit there is nothing to read. */
-  #refuse(error: Error): Promise<void> | undefined {
-    if (!(error instanceof MessageTooLargeError)) {
-      this.#host.report(error, this.address);
-      return;
-    }
-    this.#ended = true;
-    // The replies to what came before still go out.
-    return within(LINGER_MS, this.#connection.flushed());
+  /** A message that can't be handed on. One over the limit ends the connection. */
+  #refuse(error: Error): undefined {
+    if (error instanceof MessageTooLargeError) this.#ended = true;
+    else this.#host.report(error, this.address);
   }
 
   // The end
 
-  /** Nothing can be sent any more, or nothing but the replies that are due. */
+  /**
+   * The connection broke, or the peer has ended its side and gets nothing but the replies
+   * that are due. One that broke off wants nothing done any more.
+   */
   #lost(error: Error | undefined): void {
     this.#context?.abort();
-    if (this.#connection.broken) this.#tellGone(error);
-    else this.#host.leaving(this);
+    if (!this.#connection.broken) return this.#host.leaving(this);
+    this.#ended = true;
+    this.#connection.destroy();
+    this.#tellGone(error);
+    this.#host.closed(this);
   }
 
   /** No more messages will come, and all are handed on. */

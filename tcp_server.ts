@@ -320,8 +320,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
   readonly #byAddress = new Map<string, ServedClient[]>();
   /** Whose address this very object is. */
   readonly #owners = new WeakMap<Address, ServedClient>();
-  /** All that have not been closed, those included that only wait for replies. */
-  readonly #open = new Set<ServedClient>();
+  /** All that are not closed, by both ends: also those that only wait for replies. */
+  readonly #open = new Map<string, ServedClient>();
   readonly #handshakes = new Map<Deadline, Promise<void>>();
   readonly #stats: ServerStats = {
     ...newStats(),
@@ -352,7 +352,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
       maxSendBufferBytes: settings.maxSendBufferBytes,
       leaving: (client) => this.#forget(client),
       gone: (client, error) => this.#gone(client, error),
-      closed: (client) => this.#open.delete(client),
+      closed: (client) => this.#close(client),
       report: (error, client) => this.#report(error, client),
       thrown: (what, error, client) => this.#reportThrown(what, error, client),
     };
@@ -468,7 +468,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   #remember(client: ServedClient): void {
     const key = toKey(client.address);
     this.#clients.add(client);
-    this.#open.add(client);
+    this.#open.set(toKey(client.address, client.localAddress), client);
     this.#owners.set(client.address, client);
     const others = this.#byAddress.get(key);
     if (others) others.push(client);
@@ -490,11 +490,17 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#notify("onDisconnect", onDisconnect, client.address, error);
   }
 
+  /** Nothing is left of it. */
+  #close(client: ServedClient): void {
+    const key = toKey(client.address, client.localAddress);
+    if (this.#open.get(key) === client) this.#open.delete(key);
+  }
+
   /** A connection whose both ends come again is dead: its reset went unseen. */
   #dropGhost(conn: Conn, address: Address): void {
-    const { hostname } = conn.localAddr as Deno.NetAddr;
-    this.#byAddress.get(toKey(address))
-      ?.find((client) => client.localAddress[0] === hostname)
+    const { portOffset } = this.#settings;
+    const local = toAddress(conn.localAddr as Deno.NetAddr, portOffset);
+    this.#open.get(toKey(address, local))
       ?.destroy(new Deno.errors.ConnectionReset("it has connected anew"));
   }
 
@@ -742,7 +748,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     for (const deadline of this.#handshakes.keys()) deadline.end(undefined);
     // A callback that called this, without waiting, still has its reply to give.
     await null;
-    await Promise.all([...this.#open].map((client) => client.close()));
+    await Promise.all([...this.#open.values()].map((client) => client.close()));
     await Promise.all(this.#handshakes.values());
     await this.#accepting;
     this.#log.end();
@@ -784,7 +790,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#held = held;
     if (held) this.#listener.ref();
     else this.#listener.unref();
-    for (const client of this.#open) client.hold(held);
+    for (const client of this.#open.values()) client.hold(held);
   }
 
   /**
@@ -822,8 +828,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 }
 
-function toKey([ip, port]: Address): string {
-  return `${ip} ${port}`;
+function toKey(...addresses: Address[]): string {
+  return addresses.flat().join(" ");
 }
 
 function toError(thrown: unknown): Error {

@@ -224,15 +224,16 @@ export class Kernel implements Disposable {
   readonly writes: string[][] = [];
   readonly #connect = Deno.connect;
 
-  /** @param gate What an attempt waits for before it is made; it may throw. */
-  constructor(gate: (signal?: AbortSignal) => Promise<void> = async () => {}) {
+  /** @param gate What an attempt waits for; it then connects, aborted or not. */
+  constructor(gate?: () => Promise<void>) {
     const original = this.#connect;
     const replacement = async (
       options: Deno.ConnectOptions,
     ): Promise<Deno.TcpConn> => {
       this.attempts++;
-      await gate(options.signal);
-      const conn = await original(options);
+      await gate?.();
+      const { signal, ...rest } = options;
+      const conn = await original(gate || !signal ? rest : options);
       this.#watch(conn);
       return conn;
     };
@@ -256,7 +257,7 @@ export class Kernel implements Disposable {
   }
 }
 
-/** Resolves with no value, and asserts that a client neither connects nor waits any more. */
+/** Asserts that a client neither connects nor waits any more. */
 export async function assertEnded(client: TCPClient): Promise<void> {
   assertEquals(client.connected, false);
   const late = await Promise.all([

@@ -709,6 +709,42 @@ for (let run = 0; run < 3; run++) {
   });
 }
 
+test("TCPClient with reconnect sends again only what is not whole with the kernel, of writes that were cut", async () => {
+  await using line = new Line();
+  using kernel = new Kernel();
+  const { client, peer } = await line.connect({ reconnect: SOON });
+  // Far more than the buffers hold, so that writes end in the middle of many messages.
+  const count = 40_000;
+  const texts = Array.from({ length: count }, (_, n) => `${n} `.padEnd(999));
+  const sends = texts.map((text) => outcome(client.send(text)));
+  let last = peer;
+  for (let i = 0; i < 2; i++) {
+    await last.conn.read(new Uint8Array(1));
+    await turn(); // so that the write that is cut has begun
+    last.conn.close();
+    last = await soon(line.accept(), "the next connection");
+  }
+  const end = last;
+  const [, messages] = await soon(
+    Promise.all([
+      Promise.all(sends).then(() => client.disconnect()),
+      end.messages().then((messages) => {
+        end.conn.close();
+        return messages;
+      }),
+    ]),
+    "all sends",
+  );
+  const taken = kernel.writes.map((writes) => split(writes.join("")));
+  const whole = taken.flatMap(([whole]) => whole);
+  assertRising(whole, "none twice");
+  assert(whole.join() === texts.join(), "all of them");
+  const cut = taken.filter(([, rest]) => rest !== "").length;
+  assert(cut > 0, "writes were cut in the middle of a message");
+  assertEquals(messages.at(-1), texts.at(-1));
+  assertEquals(client.stats.messagesOut, count);
+});
+
 for (const reconnect of [false, SOON]) {
   const how = reconnect ? "with reconnect" : "without reconnect";
 
@@ -825,13 +861,13 @@ function pend(client: TCPClient): Promise<unknown[]> {
   ]);
 }
 
-const LOOKS = [
+const CALLBACKS = [
   "onDisconnect",
   "onReconnect",
   "onRetry",
 ] as const;
 
-for (const when of LOOKS) {
+for (const when of CALLBACKS) {
   test(`TCPClient.disconnect() in ${when} ends loops, and says in errors that this side closed it`, async () => {
     await using line = new Line();
     const [receiving, sending] = await endedBySelf(line);
@@ -1007,12 +1043,8 @@ test("TCPClient.disconnect() ends an attempt to connect, and a connection that c
   const [looped, received] = await soon(pending, "the end of all calls");
   assertEquals(looped, []);
   assertInstanceOf(received, ClosedError);
-  // Deno gives up an attempt whose signal has aborted, or it connects and is closed.
-  const probe = Deno.connect({ hostname: LOOPBACK, port: line.free.wire });
-  const again = await accepting;
-  (await probe).close();
-  await again.ended();
-  again.conn.close();
+  const again = await soon(accepting, "the connection");
+  await soon(again.ended(), "the end of the connection");
   assertEquals(back, []);
   await assertEnded(client);
 });
@@ -1044,8 +1076,10 @@ test("TCPClientOptions.signal ends an attempt to connect, and a connection that 
     assertInstanceOf(error, ClosedError);
     assertEquals(error.cause, cause);
   }
+  const accepting = line.accept();
   gate.resolve();
-  await turn();
+  const again = await soon(accepting, "the connection");
+  await soon(again.ended(), "the end of the connection");
   assertEquals(back, []);
   await assertEnded(client);
 });
