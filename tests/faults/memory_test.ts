@@ -1,0 +1,81 @@
+// Why: maxSendBufferBytes promises memory, so whatever waits for clients that take
+// nothing has to stay under twice what the limits say, in heap and external memory.
+
+import { assertEquals, assertLess, assertLessOrEqual } from "@std/assert";
+import { Process, ROOT } from "../_process.ts";
+import { figure, KIB, MIB, test } from "../_served.ts";
+import type { Case, How, Seen } from "./_memory_side.ts";
+
+/** What a message may count for besides its bytes: more would refuse what fits. */
+const MAX_OVERHEAD_BYTES = KIB;
+
+async function measure(one: Case): Promise<Seen> {
+  const path = new URL("tests/faults/_memory_side.ts", ROOT).pathname;
+  await using process = new Process(Deno.execPath(), [
+    ...["run", "--quiet", "--no-config", "--no-prompt", "--allow-all"],
+    ...["--v8-flags=--expose-gc", path, JSON.stringify(one)],
+  ]);
+  const { code, stdout, stderr } = await process.ended();
+  assertEquals({ code, stderr }, { code: 0, stderr: "" });
+  return JSON.parse(stdout);
+}
+
+/** Limits that add up to more than what a measurement is off by. */
+const LIMITS: Record<number, number> = {
+  1: 2 * MIB,
+  100: 128 * KIB,
+  300: 64 * KIB,
+};
+
+async function assertBounded(one: Case): Promise<void> {
+  const { pushes, peak, dropped } = await measure(one);
+  const each = Math.round(peak / pushes / one.clients);
+  figure(`${JSON.stringify(one)}: ${pushes} × ${each} bytes, ${peak} in all`);
+  assertLess(peak, 2 * one.clients * one.limit);
+  const readNoFurther = one.how.startsWith("repl");
+  if (readNoFurther) return assertEquals(dropped, 0);
+  // Less would mean that nothing is measured, or that too much is refused.
+  assertLess(0, dropped);
+  assertLessOrEqual(
+    one.limit,
+    (pushes + 1) * (one.size + 1 + MAX_OVERHEAD_BYTES),
+  );
+}
+
+for (const how of ["send", "sendToAll", "mix"] as const) {
+  for (const [clients, limit] of Object.entries(LIMITS)) {
+    for (const size of [5, 64, 8 * KIB]) {
+      for (const turns of how === "mix" ? [true] : [true, false]) {
+        const pace = turns ? "one a turn" : "in one turn";
+        test(`TCPServer holds no more than its limits say: ${how}, ${clients} stuck clients, ${size} bytes, ${pace}`, () =>
+          assertBounded({ how, clients: Number(clients), size, turns, limit }));
+      }
+    }
+  }
+}
+
+for (const clients of [100, 300]) {
+  for (const size of [5, 64, 8 * KIB]) {
+    const what = `${clients} stuck clients, ${size} bytes`;
+    test(`TCPServer holds no more than its limits say: replies, ${what}`, () =>
+      assertBounded({
+        ...{ how: "replies", clients, size, turns: true, limit: 64 * KIB },
+      }));
+  }
+}
+
+const SHARED: [How, clients: number, size: number][] = [
+  ["beside traffic", 1, 5],
+  ["beside traffic", 1, 64],
+  ["beside traffic", 100, 5],
+  ["forwarded slices", 1, 20],
+  ["replied slices", 1, 20],
+];
+
+for (const [how, clients, size] of SHARED) {
+  test(`TCPServer pins nothing with a short message that waits: ${how}, ${clients} stuck clients, ${size} bytes`, () =>
+    assertBounded({
+      ...{ how, clients, size, turns: true },
+      limit: LIMITS[clients] ?? MIB,
+    }));
+}
