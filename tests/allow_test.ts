@@ -475,6 +475,22 @@ test("TCPServerOptions.allow may stop the server or ask it anything", async () =
   await served.server.finished;
 });
 
+test("TCPServerOptions.allow may stop a server with tls, which waits for no handshake", async () => {
+  const authority = await Authority.create("Cell");
+  const certificate = await authority.issue([LOOPBACK]);
+  await using served = new Served(undefined, {
+    // Whoever waits for it waits longer than this test may take.
+    tls: { ...certificate, handshakeTimeout: 3_600_000 },
+    allow: () => {
+      served.server.stop();
+      return true;
+    },
+  });
+  using _peer = await served.peer();
+  await served.server.finished;
+  assertEquals(served.connected.all, []);
+});
+
 test("TCPServerOptions.allow refuses a client before its TLS handshake", async () => {
   const authority = await Authority.create("Cell");
   const certificate = await authority.issue([LOOPBACK]);

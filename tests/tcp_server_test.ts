@@ -871,6 +871,49 @@ test("TCPServer.sendToAll() disconnects a client that never reads, and the other
   assert(await slow.ended());
 });
 
+for (const way of ["sendToAll()", "send()"] as const) {
+  test(`TCPServerOptions.onDisconnect of a client that sendToAll() drops comes after it: it pushes with ${way}`, async () => {
+    await using served = new Served(undefined, {
+      maxSendBufferBytes: MIB,
+      onDisconnect: (...args) => {
+        if (way === "sendToAll()") served.server.sendToAll("gone");
+        else {
+          for (const client of served.server.getConnectedClients()) {
+            served.server.send("gone", client);
+          }
+        }
+        served.disconnected.put([args[0], args[1]]);
+      },
+    });
+    const { server, disconnected } = served;
+    await using before = await served.client();
+    await served.connected.next();
+    using slow = await served.known();
+    await using after = await served.client();
+    await served.connected.next();
+    const collect = async (client: TCPClient) => {
+      const seen: string[] = [];
+      for await (const message of client) {
+        seen.push(message.trimEnd());
+        if (message === "end") break;
+      }
+      return seen;
+    };
+    const collected = [collect(before), collect(after)];
+    let count = 0;
+    for (; disconnected.all.length === 0 && count < 1000; count++) {
+      await server.sendToAll(`${count} `.padEnd(256 * KIB));
+    }
+    assertEquals((await disconnected.next())[0], slow.address);
+    await server.sendToAll("end");
+    const numbers = Array.from({ length: count }, (_, n) => `${n}`);
+    const expected = [...numbers, "gone", "end"];
+    for (const seen of collected) assertEquals(await seen, expected);
+    // It is told of the rest, too, when they are gone.
+    served.disconnected.rest();
+  });
+}
+
 // Flow control
 
 test("TCPServer reads no further from a client that does not read its replies", async () => {
