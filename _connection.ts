@@ -38,7 +38,7 @@ const READ_AHEAD_BYTES = 4096;
  * What a waiting message takes besides its bytes: its promise, what the caller attaches to
  * that, and its part of the queue (measured, see tests/faults/memory_test.ts).
  */
-export const MESSAGE_OVERHEAD_BYTES = 256;
+export const MESSAGE_OVERHEAD_BYTES = 320;
 
 const DONE = Promise.resolve();
 
@@ -269,9 +269,12 @@ export class Connection implements Link {
   #giveUp(error: Error): Received {
     this.#readable = false;
     this.#decoder = new FrameDecoder(this.#maxMessageBytes);
-    within(LINGER_MS, this.flushed()).then(() => {
+    const end = () => {
       if (!this.#closing) this.#over({ by: "fault", cause: error });
-    });
+    };
+    // Only then, as this error is about to be handed out in the place of the message.
+    if (this.#isWriting) within(LINGER_MS, this.flushed()).then(end);
+    else queueMicrotask(end);
     return [error];
   }
 
@@ -629,7 +632,9 @@ export class Batch extends FrameEncoder {
   #waiters: Waiter[] | undefined;
   /** Or with one for all of them. */
   #written: PromiseWithResolvers<void> | undefined;
-  #watchers: Watcher[] | undefined;
+  #watchers: Set<Watcher> | undefined;
+  /** Whether it is with the kernel, or never will be. */
+  isSettled = false;
 
   /** @param each Whether each message has a promise of its own. */
   constructor(each: boolean) {
@@ -650,11 +655,17 @@ export class Batch extends FrameEncoder {
 
   /** Adds somebody to be told. */
   watch(watcher: Watcher): void {
-    (this.#watchers ??= []).push(watcher);
+    (this.#watchers ??= new Set()).add(watcher);
+  }
+
+  /** Takes out somebody who no longer waits. */
+  unwatch(watcher: Watcher): void {
+    this.#watchers?.delete(watcher);
   }
 
   /** Everything is with the kernel, or with an error nothing more will be. */
   settle(error?: Error): void {
+    this.isSettled = true;
     if (error) {
       this.#written?.reject(error);
       for (const { reject } of this.#waiters ?? []) reject(error);
@@ -720,7 +731,7 @@ export class Outbox {
   /** Takes in a message that was checked, or its frame; returns its batch. */
   post(message: string | Uint8Array<ArrayBuffer>): Batch {
     let batch = this.#open;
-    if (!batch?.fits(message.length)) batch = this.#begin();
+    if (!batch?.fits(message)) batch = this.#begin();
     const before = batch.size;
     if (typeof message === "string") batch.add(message);
     else batch.addFrame(message);

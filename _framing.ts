@@ -48,6 +48,8 @@ const MAX_ROOM = 65536;
 const SMALL_READS = 8;
 /** The most bytes of text encoded for one write. */
 export const PIECE_BYTES = 65_536;
+/** A frame from this size on has a write of its own: copying it would cost more. */
+const OWN_WRITE_BYTES = 4096;
 /** V8's longest string is 2^29 - 24 units; no UTF-8 text has more units than bytes. */
 const LONGEST = 2 ** 29 - 24;
 
@@ -523,6 +525,7 @@ export class FrameEncoder {
   /** … and behind them the messages that are not. */
   #texts: string[] = [];
   #textBytes = 0;
+  #ownWrite = false;
   /** How many messages there are. */
   count = 0;
 
@@ -532,8 +535,12 @@ export class FrameEncoder {
   }
 
   /** Whether another message may leave in the same write. */
-  fits(length: number): boolean {
-    return this.count === 0 || this.size + length < PIECE_BYTES;
+  fits(message: string | Uint8Array): boolean {
+    if (this.count === 0) return true;
+    if (typeof message !== "string" && message.length >= OWN_WRITE_BYTES) {
+      return false;
+    }
+    return !this.#ownWrite && this.size + message.length < PIECE_BYTES;
   }
 
   /** Takes in a message that was checked. */
@@ -548,6 +555,7 @@ export class FrameEncoder {
     if (this.count++ === 0) {
       this.#bytes = frame;
       this.#used = frame.length;
+      this.#ownWrite = frame.length >= OWN_WRITE_BYTES;
       return;
     }
     this.pack();

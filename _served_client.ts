@@ -4,13 +4,13 @@
 
 import type { Address } from "./_address.ts";
 import {
+  type Batch,
   type Conn,
   Connection,
   type ConnectionOptions,
   LINGER_MS,
   MESSAGE_OVERHEAD_BYTES,
   type Received,
-  type Watcher,
 } from "./_connection.ts";
 import { MessageTooLargeError } from "./_errors.ts";
 import { isPromise, show } from "./_options.ts";
@@ -154,9 +154,13 @@ export class ServedClient {
 
   /** Hands messages on; returns what the next one has to wait for. */
   #handle(): Promise<void> | undefined {
-    for (let message; (message = this.#take()) !== undefined;) {
-      const wait = this.#handleOne(message) ?? this.#backpressure();
-      if (wait) return wait;
+    for (;;) {
+      const room = this.#backpressure();
+      if (room) return room;
+      const message = this.#take();
+      if (message === undefined) return undefined;
+      const reply = this.#handleOne(message);
+      if (reply) return reply;
     }
   }
 
@@ -279,10 +283,9 @@ export class ServedClient {
     return this.#connection.send(message);
   }
 
-  /** Pushes a frame; tells the watcher when it is with the kernel, or never will be. */
-  push(frame: Uint8Array<ArrayBuffer>, watcher: Watcher | undefined): void {
-    const batch = this.#connection.push(frame);
-    if (watcher) batch.watch(watcher);
+  /** Pushes a frame; returns the batch that it leaves in. */
+  push(frame: Uint8Array<ArrayBuffer>): Batch {
+    return this.#connection.push(frame);
   }
 }
 

@@ -38,6 +38,7 @@ import {
   wirePort,
 } from "./_address.ts";
 import {
+  type Batch,
   type Conn,
   DEFAULT_MAX_SEND_BUFFER_BYTES,
   tune,
@@ -331,6 +332,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   };
   readonly #accepting: Promise<void>;
   readonly #pause = new Pause();
+  readonly #patience = new Patience();
   #stopped: Promise<void> | undefined;
   #held = true;
 
@@ -669,8 +671,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
       if (client.isFull(frame.length)) full.push(client);
       else if (client.open) clients.push(client);
     }
-    const round = new Round(clients);
-    for (const client of clients) client.push(frame, round.watcher(client));
+    const round = new Round(this.#patience, clients);
+    for (const client of clients) round.watch(client, client.push(frame));
     // Only now, as onDisconnect may push too: all clients see the same order.
     for (const client of full) this.#dropSlow(client);
     return round.done;
@@ -839,50 +841,90 @@ function toError(thrown: unknown): Error {
   );
 }
 
+/** Ends rounds when their time is over: one timer for all, since there may be thousands. */
+class Patience {
+  /** Those that wait, in the order of their ends. */
+  readonly #ends = new Map<Round, number>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  add(round: Round): void {
+    this.#ends.set(round, performance.now() + PATIENCE_MS);
+    this.#timer ??= setTimeout(() => this.#look(), PATIENCE_MS);
+  }
+
+  delete(round: Round): void {
+    this.#ends.delete(round);
+    if (this.#ends.size > 0) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #look(): void {
+    this.#timer = undefined;
+    for (const [round, end] of this.#ends) {
+      const left = end - performance.now();
+      if (left > 0) {
+        this.#timer = setTimeout(() => this.#look(), left);
+        return;
+      }
+      round.end();
+    }
+  }
+}
+
 /**
  * One call of sendToAll: waits for the writes to clients, which paces a caller that sends
  * all the time; but for clients that let it wait before, until they have taken everything,
  * only when there is nobody else, and for nobody longer than {@linkcode PATIENCE_MS}.
- * What a slow client's queue holds of it afterwards is next to nothing.
  */
-class Round {
+class Round implements Watcher {
   /** Resolves with the number of clients that the frame was written to, or waits for. */
   readonly done: Promise<number>;
   readonly #resolve: (count: number) => void;
+  readonly #patience: Patience;
   readonly #allSlow: boolean;
-  /** For whom it waits still. */
-  #pending: Set<ServedClient> | undefined = new Set();
+  /** Whom it waits for, and for which of their batches. */
+  #waits: [ServedClient, Batch][] = [];
+  #left = 0;
   #count: number;
-  #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** @param clients Those that get the frame. */
-  constructor(clients: ServedClient[]) {
+  /**
+   * @param patience What ends it in time.
+   * @param clients Those that get the frame.
+   */
+  constructor(patience: Patience, clients: ServedClient[]) {
+    this.#patience = patience;
     this.#count = clients.length;
     this.#allSlow = clients.every(({ slow }) => slow);
     const { promise, resolve } = Promise.withResolvers<number>();
     this.done = promise;
     this.#resolve = resolve;
-    if (this.#count === 0) this.#end();
-    else this.#timer = setTimeout(() => this.#end(), PATIENCE_MS);
+    if (this.#count === 0) resolve(0);
+    else patience.add(this);
   }
 
-  /** What to tell about a client's write, where it is waited for. */
-  watcher(client: ServedClient): Watcher | undefined {
-    if (!this.#allSlow && client.slow) return undefined;
-    this.#pending?.add(client);
-    return { settled: (error) => this.#settled(client, error) };
+  /** Waits for a client, unless it is a slow one among others. */
+  watch(client: ServedClient, batch: Batch): void {
+    if (client.slow && !this.#allSlow) return;
+    this.#waits.push([client, batch]);
+    this.#left++;
+    batch.watch(this);
   }
 
-  #settled(client: ServedClient, error: Error | undefined): void {
-    if (!this.#pending?.delete(client)) return;
+  settled(error: Error | undefined): void {
     if (error) this.#count--;
-    if (this.#allSlow || this.#pending.size === 0) this.#end();
+    if (--this.#left === 0 || this.#allSlow) this.end();
   }
 
-  #end(): void {
-    clearTimeout(this.#timer);
-    for (const client of this.#pending ?? []) client.markSlow();
-    this.#pending = undefined;
+  /** Waits no more: nothing of it is left with those who have not taken the frame. */
+  end(): void {
+    this.#patience.delete(this);
+    for (const [client, batch] of this.#waits) {
+      if (batch.isSettled) continue;
+      batch.unwatch(this);
+      client.markSlow();
+    }
+    this.#waits = [];
     this.#resolve(this.#count);
   }
 }

@@ -65,7 +65,7 @@ function encodeAll({ messages, chunks }: Load): void {
 function* batches(messages: string[]): Generator<FrameEncoder> {
   let encoder = new FrameEncoder();
   for (const message of messages) {
-    if (!encoder.fits(message.length)) {
+    if (!encoder.fits(message)) {
       yield encoder;
       encoder = new FrameEncoder();
     }

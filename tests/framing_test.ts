@@ -217,7 +217,7 @@ const anyMessages = fc.array(
 function* encodeAll(messages: readonly string[]): Generator<Bytes> {
   let encoder = new FrameEncoder();
   for (const message of messages) {
-    if (!encoder.fits(message.length)) {
+    if (!encoder.fits(message)) {
       yield* encoder.pieces();
       encoder = new FrameEncoder();
     }
