@@ -234,11 +234,10 @@ function refuseName(
     );
   }
   const meant = closest(name, options);
-  return new TypeError(
-    meant === undefined
-      ? `${cannot}: it takes ${list(options)}`
-      : `${cannot}: did you mean ${show(meant)}?`,
-  );
+  if (meant === undefined) {
+    return new TypeError(`${cannot}: it takes ${list(options)}`);
+  }
+  return new TypeError(`${cannot}: did you mean ${show(meant)}?`);
 }
 
 /** So that Python's `connect_timeout` is `connectTimeout`. */

@@ -671,8 +671,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
       if (client.isFull(frame.length)) full.push(client);
       else if (client.open) clients.push(client);
     }
-    const round = new Round(this.#patience, clients);
-    for (const client of clients) round.watch(client, client.push(frame));
+    const round = new Round(this.#patience, clients, frame);
     // Only now, as onDisconnect may push too: all clients see the same order.
     for (const client of full) this.#dropSlow(client);
     return round.done;
@@ -884,31 +883,35 @@ class Round implements Watcher {
   readonly #patience: Patience;
   readonly #allSlow: boolean;
   /** Whom it waits for, and for which of their batches. */
-  #waits: [ServedClient, Batch][] = [];
-  #left = 0;
+  #waits: readonly (readonly [ServedClient, Batch])[];
+  #left: number;
   #count: number;
 
   /**
    * @param patience What ends it in time.
    * @param clients Those that get the frame.
+   * @param frame The frame.
    */
-  constructor(patience: Patience, clients: ServedClient[]) {
+  constructor(
+    patience: Patience,
+    clients: ServedClient[],
+    frame: Uint8Array<ArrayBuffer>,
+  ) {
     this.#patience = patience;
     this.#count = clients.length;
     this.#allSlow = clients.every(({ slow }) => slow);
+    const waits = clients.map((client) =>
+      [client, client.push(frame)] as const
+    );
+    const isMixed = !this.#allSlow && clients.some(({ slow }) => slow);
+    this.#waits = isMixed ? waits.filter(([{ slow }]) => !slow) : waits;
+    this.#left = this.#waits.length;
+    for (const [, batch] of this.#waits) batch.watch(this);
     const { promise, resolve } = Promise.withResolvers<number>();
     this.done = promise;
     this.#resolve = resolve;
     if (this.#count === 0) resolve(0);
     else patience.add(this);
-  }
-
-  /** Waits for a client, unless it is a slow one among others. */
-  watch(client: ServedClient, batch: Batch): void {
-    if (client.slow && !this.#allSlow) return;
-    this.#waits.push([client, batch]);
-    this.#left++;
-    batch.watch(this);
   }
 
   settled(error: Error | undefined): void {

@@ -243,14 +243,18 @@ function literalAt(source: string, at: number): string[] | null {
 /** What the errors of a module say, as the pieces between what differs. */
 function messagesOf(path: string): string[][] {
   const source = read(path).replace(/^ *(\/\*)?\*.*$/gm, "");
-  const starts = source.matchAll(
-    /(?:Error|errors\.\w+)\(\s*|(?=["`]Cannot )|(?<=cannot = )/g,
-  );
-  return [...starts]
-    .map((match) => literalAt(source, match.index + match[0].length))
-    .filter((pieces): pieces is string[] =>
-      pieces !== null && pieces.join("").length > "Cannot  ".length
-    );
+  const literals = (starts: RegExp) =>
+    [...source.matchAll(starts)]
+      .map((match) => literalAt(source, match.index + match[0].length))
+      .filter((pieces) => pieces !== null);
+  return [
+    ...literals(
+      /(?:Error|errors\.\w+)\(\s*|(?=["`]Cannot )|(?<=cannot = )/g,
+    ).filter((pieces) => pieces.join("").length > "Cannot  ".length),
+    // What refuse() puts into its sentence.
+    ...literals(/\brefuse\([^,]+,[^,]+,\s*|\btakes = /g)
+      .map(([first, ...others]) => [`it takes ${first}`, ...others]),
+  ];
 }
 
 Deno.test("docs/troubleshooting.md: has every message that the modules can throw", () => {

@@ -187,7 +187,7 @@ test("createTcpServer() refuses bad options and listens nowhere", async () => {
     maxSendBufferBytes: ["5", true],
     idleTimeout: ["5", {}],
     onConnect: ["log", 1, {}],
-    onDisconnect: ["log", 1, null],
+    onDisconnect: ["log", 1, []],
     onError: ["log", 1, {}],
   };
   for (
@@ -219,7 +219,7 @@ test("createTcpServer() refuses bad options and listens nowhere", async () => {
 
 test("createTcpServer() refuses a callback or options of the wrong type", async () => {
   using port = freePort();
-  for (const bad of ["echo", 1, {}, null]) {
+  for (const bad of ["echo", 1, {}, []]) {
     assertThrows(
       () => createTcpServer(port.port, bad as unknown as MessageCallback, HERE),
       TypeError,
