@@ -15,7 +15,7 @@ import {
 } from "./_framing.ts";
 import type { Stats } from "./_stats.ts";
 import { IdleWatch, within, yieldAfterBurst, yielding } from "./_time.ts";
-import { isTls } from "./_tls.ts";
+import { type Conn, isTls } from "./_tls.ts";
 
 /** The default of every `maxSendBufferBytes`. */
 export const DEFAULT_MAX_SEND_BUFFER_BYTES = 16_777_216;
@@ -41,20 +41,6 @@ const READ_AHEAD_BYTES = 4096;
 export const MESSAGE_OVERHEAD_BYTES = 320;
 
 const DONE = Promise.resolve();
-
-/** The part of `Deno.TcpConn` that a connection needs; TLS gives the same. */
-export interface Conn {
-  readonly localAddr: Deno.Addr;
-  readonly remoteAddr: Deno.Addr;
-  /** Whether a failed write does not tell how much had left before, as with TLS. */
-  readonly opaque?: boolean;
-  read(buffer: Uint8Array): Promise<number | null>;
-  write(bytes: Uint8Array): Promise<number>;
-  closeWrite(): Promise<void>;
-  close(): void;
-  ref(): void;
-  unref(): void;
-}
 
 /** How a connection ended: by this side, by the peer in order, or by a fault. */
 export type End =
@@ -158,7 +144,7 @@ export class Connection implements Link {
     this.remoteAddress = options.remoteAddress;
     this.#portOffset = options.portOffset;
     this.localAddress = toAddress(
-      conn.localAddr as Deno.NetAddr,
+      conn.localAddr,
       options.portOffset,
     );
     this.#maxMessageBytes = options.maxMessageBytes;
@@ -318,7 +304,7 @@ export class Connection implements Link {
   #arrived(count: number, room: Uint8Array): void {
     this.#watch?.heard();
     this.#stats.bytesIn += count;
-    const isFirst = this.#bytesIn === 0 && !this.#conn.opaque;
+    const isFirst = this.#bytesIn === 0 && !this.#conn.encrypted;
     if (isFirst && isTls(room.subarray(0, count))) {
       const cause = new CommunicationError(
         "the peer speaks TLS, and this side does not",
@@ -403,7 +389,8 @@ export class Connection implements Link {
         this.#stats.messagesOut += this.#outbox.shift();
       }
     } catch (error) {
-      if (batch && this.#conn.opaque) batch.sent = batch.tried;
+      // A write with TLS that fails does not tell how much had left before.
+      if (batch && this.#conn.encrypted) batch.sent = batch.tried;
       this.#writeFailed(error);
     }
     this.#writing = undefined;

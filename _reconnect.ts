@@ -8,7 +8,6 @@
 import { type Address, formatWithWire } from "./_address.ts";
 import {
   closedError,
-  type Conn,
   Connection,
   type ConnectionOptions,
   type End,
@@ -33,7 +32,7 @@ import {
   switchable,
 } from "./_options.ts";
 import { Deadline, Pause, within } from "./_time.ts";
-import { type ClientTLS, startTls } from "./_tls.ts";
+import { type ClientTLS, type Conn, startTls } from "./_tls.ts";
 
 /** Below this many unreceived bytes of lost connections, the new connection is read too. */
 const READ_AHEAD_BYTES = 4096;

@@ -5,7 +5,6 @@
 import type { Address } from "./_address.ts";
 import {
   type Batch,
-  type Conn,
   Connection,
   type ConnectionOptions,
   LINGER_MS,
@@ -15,6 +14,7 @@ import {
 import { MessageTooLargeError } from "./_errors.ts";
 import { isPromise, show } from "./_options.ts";
 import { within } from "./_time.ts";
+import type { Conn } from "./_tls.ts";
 
 /** Above this many unsent bytes a client is read no further. */
 const HIGH_WATER_BYTES = 65_536;

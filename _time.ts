@@ -32,6 +32,8 @@ export class Deadline {
     this.#timer = setTimeout(() => {
       this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
     }, ms);
+    // What it limits decides whether the script stays alive.
+    Deno.unrefTimer(this.#timer);
   }
 
   /** Aborts when the attempt is to end. */

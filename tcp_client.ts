@@ -23,7 +23,6 @@
 
 import { type Address, checkHost, offset, wirePort } from "./_address.ts";
 import {
-  type Conn,
   Connection,
   DEFAULT_MAX_SEND_BUFFER_BYTES,
   type Link,
@@ -50,7 +49,7 @@ import {
 } from "./_reconnect.ts";
 import { newStats, type Stats } from "./_stats.ts";
 import { Hold } from "./_time.ts";
-import { clientTls, type ClientTLSOptions } from "./_tls.ts";
+import { clientTls, type ClientTLSOptions, type Conn } from "./_tls.ts";
 
 export type { Address, ClientTLSOptions, ReceiveOptions, RetryOptions, Stats };
 

@@ -39,7 +39,6 @@ import {
 } from "./_address.ts";
 import {
   type Batch,
-  type Conn,
   DEFAULT_MAX_SEND_BUFFER_BYTES,
   tune,
   type Watcher,
@@ -71,7 +70,14 @@ import {
 } from "./_served_client.ts";
 import { newStats, type ServerStats, type Stats } from "./_stats.ts";
 import { Deadline, Pause } from "./_time.ts";
-import { serverTls, type ServerTLSOptions, shakeHands } from "./_tls.ts";
+import {
+  acceptTls,
+  type Conn,
+  type SecureContext,
+  secureContext,
+  serverTls,
+  type ServerTLSOptions,
+} from "./_tls.ts";
 
 export { allowCidr };
 export type {
@@ -143,9 +149,6 @@ export interface TCPServerOptions {
   allow?: (clientAddr: Address) => boolean;
   /**
    * The certificate and key with which to speak TLS, which clients then have to.
-   *
-   * With it {@linkcode TCPServer.unref} has no effect: Deno's TLS listener keeps
-   * the script alive.
    */
   tls?: ServerTLSOptions;
   /** Called when a client has connected, before its first message. */
@@ -222,25 +225,19 @@ export function createTcpServer(
   const wire = wirePort(port, settings.portOffset);
   const address = Object.freeze([settings.hostname, port] as const);
   const where = { hostname: settings.hostname, port: wire };
-  let listener: Listener;
+  let listener: Deno.TcpListener;
+  let context: SecureContext | undefined;
   try {
-    listener = settings.tls
-      ? Deno.listenTls({
-        ...where,
-        cert: settings.tls.cert,
-        key: settings.tls.key,
-      })
-      : Deno.listen(where);
+    context = settings.tls && secureContext(settings.tls);
+    listener = Deno.listen(where);
   } catch (error) {
     throw explain(
       `Cannot listen on ${formatWithWire(address, settings.portOffset)}`,
       error,
     );
   }
-  return newServer(listener, address, handle, settings);
+  return newServer(listener, context, address, handle, settings);
 }
-
-type Listener = Deno.TcpListener | Deno.TlsListener;
 
 const readMessageCallback = callback<MessageCallback>();
 
@@ -254,8 +251,14 @@ function readCallback(value: unknown): MessageCallback | undefined {
   return readMessageCallback(value, "messageCallback");
 }
 
+interface Handshake {
+  readonly tcp: Deno.TcpConn;
+  readonly done: Promise<void>;
+}
+
 let newServer: (
-  listener: Listener,
+  listener: Deno.TcpListener,
+  context: SecureContext | undefined,
   address: Address,
   callback: MessageCallback | undefined,
   settings: Settings,
@@ -311,7 +314,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
    */
   readonly finished: Promise<void>;
   readonly #finish: () => void;
-  readonly #listener: Listener;
+  readonly #listener: Deno.TcpListener;
+  readonly #context: SecureContext | undefined;
   readonly #settings: Settings;
   readonly #host: Host;
   readonly #log = new ErrorLog();
@@ -323,7 +327,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   readonly #owners = new WeakMap<Address, ServedClient>();
   /** All that are not closed, by both ends: also those that only wait for replies. */
   readonly #open = new Map<string, ServedClient>();
-  readonly #handshakes = new Map<Deadline, Promise<void>>();
+  readonly #handshakes = new Map<Deadline, Handshake>();
   readonly #stats: ServerStats = {
     ...newStats(),
     connectionsAccepted: 0,
@@ -341,12 +345,14 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   private constructor(
-    listener: Listener,
+    listener: Deno.TcpListener,
+    context: SecureContext | undefined,
     address: Address,
     callback: MessageCallback | undefined,
     settings: Settings,
   ) {
     this.#listener = listener;
+    this.#context = context;
     this.address = address;
     this.#settings = settings;
     this.#host = {
@@ -386,21 +392,20 @@ export class TCPServer implements AsyncDisposable, Disposable {
     }
   }
 
-  #welcome(conn: Conn): void {
-    const { portOffset } = this.#settings;
-    const address = toAddress(conn.remoteAddr as Deno.NetAddr, portOffset);
-    if (this.#stopped) return conn.close();
-    this.#dropGhost(conn, address);
+  #welcome(tcp: Deno.TcpConn): void {
+    const address = toAddress(tcp.remoteAddr, this.#settings.portOffset);
+    if (this.#stopped) return tcp.close();
+    this.#dropGhost(tcp, address);
     const refused = this.#refusal(address);
     // What has just been asked may have stopped the server.
     if (refused || this.#stopped) {
-      conn.close();
+      tcp.close();
       if (refused) this.#refuse(refused, address);
       return;
     }
-    if ("handshake" in conn) {
-      this.#startHandshake(conn as Deno.TlsConn, address);
-    } else this.#admit(conn, address);
+    tune(tcp);
+    if (this.#context) this.#startHandshake(tcp, this.#context, address);
+    else this.#admit(tcp, address);
   }
 
   #refusal(address: Address): Error | undefined {
@@ -425,19 +430,26 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   /** Apart from accepting, so that a handshake that hangs keeps nobody waiting. */
-  #startHandshake(conn: Deno.TlsConn, address: Address): void {
-    const time = this.#settings.tls?.handshakeTimeout ?? Infinity;
-    const deadline = new Deadline(time, "no TLS handshake");
-    this.#handshakes.set(deadline, this.#shakeHands(conn, address, deadline));
+  #startHandshake(
+    tcp: Deno.TcpConn,
+    context: SecureContext,
+    address: Address,
+  ): void {
+    const limit = this.#settings.tls?.handshakeTimeout ?? Infinity;
+    const deadline = new Deadline(limit, "no TLS handshake");
+    if (!this.#held) tcp.unref();
+    const conn = acceptTls(tcp, context, deadline.signal);
+    const done = this.#shakeHands(conn, address, deadline);
+    this.#handshakes.set(deadline, { tcp, done });
   }
 
   async #shakeHands(
-    conn: Deno.TlsConn,
+    shaking: Promise<Conn>,
     address: Address,
     deadline: Deadline,
   ): Promise<void> {
     try {
-      await shakeHands(conn, deadline.signal);
+      const conn = await shaking;
       if (this.#stopped) conn.close();
       else this.#admit(conn, address);
     } catch (error) {
@@ -451,7 +463,6 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   #admit(conn: Conn, address: Address): void {
-    if ("setNoDelay" in conn) tune(conn as Deno.TcpConn);
     const client = new ServedClient(conn, {
       ...this.#settings,
       portOffset: this.#settings.portOffset,
@@ -501,7 +512,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   /** A connection whose both ends come again is dead: its reset went unseen. */
   #dropGhost(conn: Conn, address: Address): void {
     const { portOffset } = this.#settings;
-    const local = toAddress(conn.localAddr as Deno.NetAddr, portOffset);
+    const local = toAddress(conn.localAddr, portOffset);
     this.#open.get(toKey(address, local))
       ?.destroy(new Deno.errors.ConnectionReset("it has connected anew"));
   }
@@ -750,7 +761,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
     // A callback that called this, without waiting, still has its reply to give.
     await null;
     await Promise.all([...this.#open.values()].map((client) => client.close()));
-    await Promise.all(this.#handshakes.values());
+    await Promise.all(
+      [...this.#handshakes.values()].map(({ done }) => done),
+    );
     await this.#accepting;
     this.#log.end();
     this.#finish();
@@ -792,6 +805,10 @@ export class TCPServer implements AsyncDisposable, Disposable {
     if (held) this.#listener.ref();
     else this.#listener.unref();
     for (const client of this.#open.values()) client.hold(held);
+    for (const { tcp } of this.#handshakes.values()) {
+      if (held) tcp.ref();
+      else tcp.unref();
+    }
   }
 
   /**

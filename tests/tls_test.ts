@@ -908,15 +908,15 @@ test("TCPServer with tls refuses a client that gives up in its handshake, and se
 test("TCPServer with tls reports a failure to accept and goes on accepting", async () => {
   let left = 2;
   const cause = new Error("Too many open files (os error 24)");
-  const original = Deno.listenTls;
-  Reflect.set(Deno, "listenTls", (options: Deno.ListenTlsOptions) => {
-    const listener = original(options as Parameters<typeof original>[0]);
+  const original = Deno.listen;
+  Reflect.set(Deno, "listen", (options: Deno.TcpListenOptions) => {
+    const listener = original(options);
     const accept = listener.accept.bind(listener);
     listener.accept = () => left-- > 0 ? Promise.reject(cause) : accept();
     return listener;
   });
   using stack = new DisposableStack();
-  stack.defer(() => Reflect.set(Deno, "listenTls", original));
+  stack.defer(() => Reflect.set(Deno, "listen", original));
   await using served = new Secured(echo);
   await assertServes(served, { caCerts });
   for (let n = 0; n < 2; n++) {
