@@ -28,7 +28,7 @@ import {
   Queue,
   Served,
   test,
-} from "./faults/_served.ts";
+} from "./_served.ts";
 
 const authority = await Authority.create("Cell");
 const caCerts = [authority.cert];
