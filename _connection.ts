@@ -130,6 +130,7 @@ export class Connection implements Link {
   #released = false;
   /** Whether the outbox is no longer this connection's. */
   #settled = false;
+  #settling: Promise<void> | undefined;
   #bytesIn = 0;
   #bytesOut = 0;
 
@@ -423,6 +424,12 @@ export class Connection implements Link {
     if (first) this.#events.gone(this.endError());
   }
 
+  /** Whether a write under way has left is known only once it has ended. */
+  async #endWhenSettled(): Promise<void> {
+    await this.settled();
+    this.#endOutbox();
+  }
+
   #endOutbox(): void {
     this.#stats.messagesOut += this.#outbox.settleSent();
     this.#outbox.end(this.sendError());
@@ -443,7 +450,10 @@ export class Connection implements Link {
     return (this.#flushed ??= Promise.withResolvers<void>()).promise;
   }
 
-  /** Settles when the last write has ended after {@linkcode destroy}: what was sent is known. */
+  /**
+   * Settles when the last write has ended after {@linkcode destroy}: what was sent is known.
+   * Not left to the runtime: before Deno 2.9.5 a write stays pending when its socket closes.
+   */
   async settled(): Promise<void> {
     if (this.#writing) await within(SETTLE_MS, this.#writing);
     this.#settled = true;
@@ -490,6 +500,7 @@ export class Connection implements Link {
     this.#release();
     // Nothing is left running.
     await this.reading;
+    await this.#settling;
   }
 
   /** With TLS, ending to send waits for a peer that takes nothing, too. */
@@ -523,8 +534,7 @@ export class Connection implements Link {
     } catch {
       // It is closed already.
     }
-    // Not left to the runtime: before Deno 2.9.5 a write stays pending when its socket closes.
-    if (this.#ownsOutbox) this.#endOutbox();
+    if (this.#ownsOutbox) this.#settling = this.#endWhenSettled();
     this.#reportFlushed();
   }
 

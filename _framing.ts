@@ -598,7 +598,8 @@ export class FrameEncoder {
   #reserve(room: number): void {
     const size = this.#used + room;
     if (size <= this.#bytes.length) return;
-    const bytes = new Uint8Array(Math.max(size, this.#used * 2));
+    const grown = Math.min(this.#used * 2, PIECE_BYTES);
+    const bytes = new Uint8Array(Math.max(size, grown));
     bytes.set(this.#bytes.subarray(0, this.#used));
     this.#bytes = bytes;
   }

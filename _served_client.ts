@@ -53,6 +53,8 @@ export type MessageCallback = (
 
 /** The server, as its clients know it. */
 export interface Host {
+  /** Whether no more messages are handed on. */
+  readonly stopped: boolean;
   readonly callback: MessageCallback | undefined;
   readonly maxSendBufferBytes: number;
   /** The client has ended its side: it gets nothing but the replies that are due. */
@@ -165,7 +167,7 @@ export class ServedClient {
   }
 
   #take(): string | Error | undefined {
-    if (this.#ended) return undefined;
+    if (this.#ended || this.#host.stopped) return undefined;
     if (this.#next >= this.#messages.length) {
       this.#messages = this.#connection.take() ?? [];
       this.#next = 0;

@@ -355,7 +355,11 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#context = context;
     this.address = address;
     this.#settings = settings;
+    const isStopped = () => this.#stopped !== undefined;
     this.#host = {
+      get stopped() {
+        return isStopped();
+      },
       callback,
       maxSendBufferBytes: settings.maxSendBufferBytes,
       leaving: (client) => this.#forget(client),

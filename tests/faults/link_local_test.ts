@@ -15,6 +15,8 @@ function link(here: Namespace, card: string, there: Namespace): void {
   );
   // Without looking for others with the same address, which takes a second.
   there.ip("address", "add", "fe80::2/64", "dev", "cable", "nodad");
+  // Or the kernel adds an address of its own, and may answer from that.
+  here.ip("link", "set", card, "addrgenmode", "none");
   here.ip("address", "add", "fe80::1/64", "dev", card, "nodad");
   there.ip("link", "set", "cable", "up");
   here.ip("link", "set", card, "up");
