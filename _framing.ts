@@ -519,9 +519,10 @@ export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
  * Messages are encoded together, at the latest by {@linkcode FrameEncoder.pack}.
  */
 export class FrameEncoder {
-  /** The frames that are encoded: the first bytes of this … */
-  #bytes: Uint8Array<ArrayBuffer> = NOTHING;
-  #used = 0;
+  /** The frames that are encoded, of which the last chunk may have room … */
+  #chunks: Uint8Array<ArrayBuffer>[] = [];
+  #free: Uint8Array<ArrayBuffer> = NOTHING;
+  #encoded = 0;
   /** … and behind them the messages that are not. */
   #texts: string[] = [];
   #textBytes = 0;
@@ -531,7 +532,7 @@ export class FrameEncoder {
 
   /** How many bytes the frames take: what is not encoded counts a byte for each character. */
   get size(): number {
-    return this.#used + this.#textBytes;
+    return this.#encoded + this.#textBytes;
   }
 
   /** Whether another message may leave in the same write. */
@@ -552,16 +553,16 @@ export class FrameEncoder {
 
   /** Takes in what {@linkcode encodeFrame} made: as it is if it is the first. */
   addFrame(frame: Uint8Array<ArrayBuffer>): void {
-    if (this.count++ === 0) {
-      this.#bytes = frame;
-      this.#used = frame.length;
-      this.#ownWrite = frame.length >= OWN_WRITE_BYTES;
-      return;
-    }
     this.pack();
-    this.#reserve(frame.length);
-    this.#bytes.set(frame, this.#used);
-    this.#used += frame.length;
+    if (this.count++ === 0) {
+      this.#chunks.push(frame);
+      this.#ownWrite = frame.length >= OWN_WRITE_BYTES;
+    } else {
+      if (this.#free.length < frame.length) this.#extend(frame.length);
+      this.#free.set(frame);
+      this.#take(frame.length);
+    }
+    this.#encoded += frame.length;
   }
 
   /**
@@ -578,38 +579,47 @@ export class FrameEncoder {
     const text = this.#texts.join(TERMINATOR_TEXT) + TERMINATOR_TEXT;
     this.#texts = [];
     this.#textBytes = 0;
-    // Most texts have one byte for each character, and none has more than three.
-    if (!this.#encode(text, text.length)) this.#encode(text, text.length * 3);
+    this.#encode(text);
   }
 
-  #encode(text: string, room: number): boolean {
-    this.#reserve(room);
-    const target = this.#bytes.subarray(this.#used);
-    const { read, written } = encoder.encodeInto(text, target);
-    if (read < text.length) return false;
-    this.#used += written;
-    if (this.#bytes.length > this.#used * 2) {
-      this.#bytes = this.#bytes.slice(0, this.#used);
+  /** Into what is free, and then into a chunk for the rest. */
+  #encode(text: string): void {
+    let perCharacter = 1;
+    for (let rest = text; rest.length > 0;) {
+      if (this.#free.length < MAX_CHARACTER_BYTES) {
+        this.#extend(rest.length * perCharacter);
+      }
+      const { read, written } = encoder.encodeInto(rest, this.#free);
+      this.#take(written);
+      this.#encoded += written;
+      // What is left has characters of several bytes, or there was little room.
+      if (written > read) perCharacter = MAX_UNIT_BYTES;
+      else if (read < rest.length) this.#free = NOTHING;
+      rest = rest.slice(read);
     }
-    return true;
   }
 
-  /** Never writes into a frame that others have too: that one has no room left. */
-  #reserve(room: number): void {
-    const size = this.#used + room;
-    if (size <= this.#bytes.length) return;
-    const grown = Math.min(this.#used * 2, PIECE_BYTES);
-    const bytes = new Uint8Array(Math.max(size, grown));
-    bytes.set(this.#bytes.subarray(0, this.#used));
-    this.#bytes = bytes;
+  /** Begins a chunk: the more there is, the larger, but never for much more than there is. */
+  #extend(wanted: number): void {
+    const spare = Math.min(this.#encoded, MAX_SPARE_BYTES);
+    const size = Math.max(wanted, spare, MAX_CHARACTER_BYTES);
+    this.#free = new Uint8Array(size);
+    this.#chunks.push(this.#free.subarray(0, 0));
+  }
+
+  /** Some of what was free is in use. */
+  #take(bytes: number): void {
+    const last = this.#chunks.length - 1;
+    const { buffer, byteOffset, length } = this.#chunks[last] ?? NOTHING;
+    this.#chunks[last] = new Uint8Array(buffer, byteOffset, length + bytes);
+    this.#free = this.#free.subarray(bytes);
   }
 
   /** The frames in pieces to write, each of which is valid until the next. */
   *pieces(): Generator<Uint8Array<ArrayBuffer>> {
-    if (this.#used > 0) {
+    if (this.#encoded > 0) {
       this.pack();
-      yield this.#bytes.subarray(0, this.#used);
-      return;
+      return yield* joinSmall(this.#chunks);
     }
     const [first] = this.#texts;
     if (first === undefined) return;
@@ -627,21 +637,20 @@ export class FrameEncoder {
   /** Takes out the messages whose frames are whole in the first bytes; returns their number. */
   drop(bytes: number): number {
     this.pack();
-    const [long] = this.#texts;
-    if (long !== undefined) {
+    if (this.#texts.length > 0) {
       if (bytes < this.size) return 0;
       this.#texts = [];
       this.#textBytes = 0;
       return this.#forget(1);
     }
-    const end = this.#bytes.subarray(0, Math.min(bytes, this.#used))
+    const all = concat(this.#chunks);
+    const end = all.subarray(0, Math.min(bytes, all.length))
       .lastIndexOf(TERMINATOR) + 1;
     let whole = 0;
-    for (let at = 0; at < end; whole++) {
-      at = this.#bytes.indexOf(TERMINATOR, at) + 1;
-    }
-    this.#bytes = this.#bytes.slice(end, this.#used);
-    this.#used -= end;
+    for (let at = 0; at < end; whole++) at = all.indexOf(TERMINATOR, at) + 1;
+    this.#chunks = [all.slice(end)];
+    this.#free = NOTHING;
+    this.#encoded -= end;
     return this.#forget(whole);
   }
 
@@ -653,10 +662,34 @@ export class FrameEncoder {
   /** Takes out the first message. */
   dropFirst(): void {
     this.pack();
-    const end = this.#texts.length > 0
-      ? this.size
-      : this.#bytes.indexOf(TERMINATOR) + 1;
-    this.drop(end);
+    if (this.#texts.length > 0) return void this.drop(this.size);
+    this.drop(concat(this.#chunks).indexOf(TERMINATOR) + 1);
+  }
+}
+
+/** The most bytes that a character takes, and a UTF-16 unit. */
+const MAX_CHARACTER_BYTES = 4;
+const MAX_UNIT_BYTES = 3;
+/** The most room that is made for messages to come. */
+const MAX_SPARE_BYTES = 16_384;
+
+/** Chunks in a row, the small ones joined. */
+function* joinSmall(
+  chunks: readonly Uint8Array<ArrayBuffer>[],
+): Generator<Uint8Array<ArrayBuffer>> {
+  let small: Uint8Array<ArrayBuffer>[] = [];
+  let bytes = 0;
+  for (const chunk of chunks) {
+    if (bytes > 0 && bytes + chunk.length > MAX_SPARE_BYTES) {
+      yield small.length === 1 && small[0] ? small[0] : concat(small);
+      small = [];
+      bytes = 0;
+    }
+    small.push(chunk);
+    bytes += chunk.length;
+  }
+  if (bytes > 0) {
+    yield small.length === 1 && small[0] ? small[0] : concat(small);
   }
 }
 

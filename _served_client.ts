@@ -157,6 +157,7 @@ export class ServedClient {
   /** Hands messages on; returns what the next one has to wait for. */
   #handle(): Promise<void> | undefined {
     for (;;) {
+      if (this.#ended || this.#host.stopped) return undefined;
       const room = this.#backpressure();
       if (room) return room;
       const message = this.#take();
@@ -167,7 +168,6 @@ export class ServedClient {
   }
 
   #take(): string | Error | undefined {
-    if (this.#ended || this.#host.stopped) return undefined;
     if (this.#next >= this.#messages.length) {
       this.#messages = this.#connection.take() ?? [];
       this.#next = 0;
