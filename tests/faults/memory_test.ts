@@ -56,7 +56,7 @@ for (const how of ["send", "sendToAll", "mix"] as const) {
 
 /** It takes 64 KiB of replies until a client is read no further: fewer clients for short ones. */
 const REPLIES: [clients: number, size: number][] = [
-  [5, 5],
+  [20, 20],
   [50, 64],
   [300, 8 * KIB],
 ];
