@@ -1,5 +1,10 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
+/** What this module throws, and reporting what nobody waits for. */
+
+import { type Address, formatAddress } from "./_address.ts";
+import { notify, show } from "./_options.ts";
+
 /**
  * What every error class of this module extends, so that one `instanceof` tells
  * them from the errors of a script.
@@ -231,28 +236,62 @@ export function explain(what: string, cause: unknown): Error {
   return error;
 }
 
-/** How many lines an {@linkcode ErrorLog} writes in a second. */
+/** How many errors are written to standard error in a second. */
 const MAX_LINES = 10;
 const SECOND_MS = 1_000;
 
 /**
- * Writes errors to standard error that nobody else takes: a line for an error of this
- * module, the stack for what a script threw. A peer that makes errors can't fill the disk,
- * and standard error that can't be written ends nothing.
+ * What goes wrong in a server, where nobody waits for it. Without onError it goes to
+ * standard error: a line for an error of this module, the stack for what a script threw.
+ * A peer that makes errors can't fill the disk, and nothing here ends the server.
  */
-export class ErrorLog {
+export class Reports {
+  readonly #onError: ((error: Error, client?: Address) => void) | undefined;
   #lines = 0;
   #skipped = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /**
-   * Writes one error, or counts it where there were many.
-   *
-   * @param what What failed, and for whom.
-   * @param error The error.
-   * @param withStack Whether the stack says more than the message.
-   */
-  write(what: string, error: Error, withStack: boolean): void {
+  /** @param onError Where to report to. */
+  constructor(
+    onError: ((error: Error, client?: Address) => void) | undefined,
+  ) {
+    this.#onError = onError;
+  }
+
+  /** Reports an error of this module, about a client if there is one. */
+  add(error: Error, client?: Address): void {
+    const what = client ? formatAddress(client) : "";
+    if (this.#onError) this.#call(this.#onError, what, error, client);
+    else this.#write(what, error.message);
+  }
+
+  /** Reports what a callback of the script has thrown. */
+  thrown(callback: string, thrown: unknown, client: Address): void {
+    const what = `${callback} failed for ${formatAddress(client)}`;
+    const error = toError(thrown);
+    if (this.#onError) this.#call(this.#onError, what, error, client);
+    else this.#write(what, stackOf(error));
+  }
+
+  /** Where onError fails too, both errors are written. */
+  #call(
+    onError: (error: Error, client?: Address) => void,
+    what: string,
+    error: Error,
+    client: Address | undefined,
+  ): void {
+    notify(
+      onError,
+      (thrown) => {
+        this.#write(what, stackOf(error));
+        this.#write("onError failed", stackOf(toError(thrown)));
+      },
+      error,
+      client,
+    );
+  }
+
+  #write(what: string, text: string): void {
     if (this.#lines++ >= MAX_LINES) {
       this.#skipped++;
       return;
@@ -261,24 +300,34 @@ export class ErrorLog {
       this.#timer = setTimeout(() => this.end(), SECOND_MS);
       Deno.unrefTimer(this.#timer);
     }
-    const text = withStack ? error.stack ?? String(error) : error.message;
-    this.#print(what === "" ? text : `${what}: ${text}`);
+    print(what === "" ? text : `${what}: ${text}`);
   }
 
-  /** Writes what was only counted. */
+  /** Writes how many were only counted. */
   end(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#lines = 0;
-    if (this.#skipped > 0) this.#print(`${this.#skipped} more errors`);
+    if (this.#skipped > 0) print(`${this.#skipped} more errors`);
     this.#skipped = 0;
   }
+}
 
-  #print(text: string): void {
-    try {
-      console.error(text);
-    } catch {
-      // A full disk, or nobody who reads it: there is nowhere left to report to.
-    }
+function print(text: string): void {
+  try {
+    console.error(text);
+  } catch {
+    // A full disk, or nobody who reads it: there is nowhere left to report to.
   }
+}
+
+function stackOf(error: Error): string {
+  return error.stack ?? String(error);
+}
+
+function toError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new CommunicationError(
+    `Caught ${show(thrown)}, which is not an Error`,
+    { cause: thrown },
+  );
 }

@@ -1,6 +1,9 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-/** One client of a server: its callback, replies, pushes and backpressure. */
+/**
+ * One client of a server: its callback, replies, pushes and backpressure. And all of
+ * them: who is connected, and waiting for those that get the same frame.
+ */
 
 import type { Address } from "./_address.ts";
 import {
@@ -10,8 +13,9 @@ import {
   LINGER_MS,
   MESSAGE_OVERHEAD_BYTES,
   type Received,
+  type Watcher,
 } from "./_connection.ts";
-import { MessageTooLargeError } from "./_errors.ts";
+import { MessageTooLargeError, type Reports } from "./_errors.ts";
 import { isPromise, show } from "./_options.ts";
 import { within } from "./_time.ts";
 import type { Conn } from "./_tls.ts";
@@ -20,6 +24,8 @@ import type { Conn } from "./_tls.ts";
 const HIGH_WATER_BYTES = 65_536;
 /** How long stopping leaves to the peer at the least, after a callback that does not settle, in ms. */
 const MIN_LINGER_MS = 100;
+/** How long sendToAll() waits for slow clients, in ms. */
+const PATIENCE_MS = 100;
 
 /**
  * What a {@linkcode MessageCallback} may return: a string is sent back to the
@@ -57,16 +63,14 @@ export interface Host {
   readonly stopped: boolean;
   readonly callback: MessageCallback | undefined;
   readonly maxSendBufferBytes: number;
+  /** Where to report what went wrong. */
+  readonly reports: Reports;
   /** The client has ended its side: it gets nothing but the replies that are due. */
   leaving(client: ServedClient): void;
   /** The client is gone, for `error` if that was not an orderly end. */
   gone(client: ServedClient, error: Error | undefined): void;
   /** Nothing of it is left. */
   closed(client: ServedClient): void;
-  /** Something went wrong with the client. */
-  report(error: Error, address: Address): void;
-  /** A callback of the script has thrown. */
-  thrown(what: string, error: unknown, address: Address): void;
 }
 
 /** One client of a server. */
@@ -191,7 +195,7 @@ export class ServedClient {
       if (isPromise(reply)) return this.#replyLater(reply);
       this.#reply(reply);
     } catch (error) {
-      this.#host.thrown("Message callback", error, this.address);
+      this.#host.reports.thrown("Message callback", error, this.address);
     }
   }
 
@@ -199,7 +203,7 @@ export class ServedClient {
     try {
       this.#reply(await reply);
     } catch (error) {
-      this.#host.thrown("Message callback", error, this.address);
+      this.#host.reports.thrown("Message callback", error, this.address);
     }
   }
 
@@ -209,14 +213,14 @@ export class ServedClient {
     try {
       this.#connection.reply(toMessage(reply));
     } catch (error) {
-      this.#host.report(error as Error, this.address);
+      this.#host.reports.add(error as Error, this.address);
     }
   }
 
   /** A message that can't be handed on. One over the limit ends the connection. */
   #refuse(error: Error): undefined {
     if (error instanceof MessageTooLargeError) this.#ended = true;
-    else this.#host.report(error, this.address);
+    else this.#host.reports.add(error, this.address);
   }
 
   // The end
@@ -318,5 +322,167 @@ class Context implements MessageContext {
   /** The client is gone. */
   abort(): void {
     this.#controller?.abort(this.#connection.sendError());
+  }
+}
+
+/** The clients of a server. */
+export class Clients {
+  /** Those that get pushes, connected longest first. */
+  readonly #connected = new Set<ServedClient>();
+  /** The same by remote address: usually one, or one for each address of this machine. */
+  readonly #byAddress = new Map<string, ServedClient[]>();
+  /** Whose address this very object is. */
+  readonly #owners = new WeakMap<Address, ServedClient>();
+  /** All that are not closed, by both ends: also those that only wait for replies. */
+  readonly #byEnds = new Map<string, ServedClient>();
+
+  /** How many get pushes. */
+  get count(): number {
+    return this.#connected.size;
+  }
+
+  /** Those that get pushes, connected longest first. */
+  connected(): ServedClient[] {
+    return [...this.#connected].filter(({ open }) => open);
+  }
+
+  /** All that are not closed. */
+  all(): ServedClient[] {
+    return [...this.#byEnds.values()];
+  }
+
+  /** Takes in a client that has just connected. */
+  add(client: ServedClient): void {
+    const key = toKey(client.address);
+    this.#connected.add(client);
+    this.#byEnds.set(toKey(client.address, client.localAddress), client);
+    this.#owners.set(client.address, client);
+    const others = this.#byAddress.get(key);
+    if (others) others.push(client);
+    else this.#byAddress.set(key, [client]);
+  }
+
+  /** It gets no more pushes, and its place is free. */
+  forget(client: ServedClient): void {
+    if (!this.#connected.delete(client)) return;
+    const key = toKey(client.address);
+    const others = this.#byAddress.get(key)?.filter((one) => one !== client);
+    if (others?.length) this.#byAddress.set(key, others);
+    else this.#byAddress.delete(key);
+  }
+
+  /** Nothing is left of it. */
+  close(client: ServedClient): void {
+    const key = toKey(client.address, client.localAddress);
+    if (this.#byEnds.get(key) === client) this.#byEnds.delete(key);
+  }
+
+  /** A connection whose both ends come again is dead: its reset went unseen. */
+  dropGhost(remote: Address, local: Address): void {
+    this.#byEnds.get(toKey(remote, local))
+      ?.destroy(new Deno.errors.ConnectionReset("it has connected anew"));
+  }
+
+  /** By its own address object this very client, by an equal one the newest. */
+  find(address: Address): ServedClient | undefined {
+    const client = this.#owners.get(address) ??
+      this.#byAddress.get(toKey(address))?.at(-1);
+    return client?.open && this.#connected.has(client) ? client : undefined;
+  }
+}
+
+function toKey(...addresses: Address[]): string {
+  return addresses.flat().join(" ");
+}
+
+/** Ends rounds when their time is over: one timer for all, since there may be thousands. */
+export class Patience {
+  /** Those that wait, in the order of their ends. */
+  readonly #ends = new Map<Round, number>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  add(round: Round): void {
+    this.#ends.set(round, performance.now() + PATIENCE_MS);
+    this.#timer ??= setTimeout(() => this.#look(), PATIENCE_MS);
+  }
+
+  delete(round: Round): void {
+    this.#ends.delete(round);
+    if (this.#ends.size > 0) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #look(): void {
+    this.#timer = undefined;
+    for (const [round, end] of this.#ends) {
+      const left = end - performance.now();
+      if (left > 0) {
+        this.#timer = setTimeout(() => this.#look(), left);
+        return;
+      }
+      round.end();
+    }
+  }
+}
+
+/**
+ * One call of sendToAll: waits for the writes to clients, which paces a caller that sends
+ * all the time; but for clients that let it wait before, until they have taken everything,
+ * only when there is nobody else, and for nobody longer than {@linkcode PATIENCE_MS}.
+ */
+export class Round implements Watcher {
+  /** Resolves with the number of clients that the frame was written to, or waits for. */
+  readonly done: Promise<number>;
+  readonly #resolve: (count: number) => void;
+  readonly #patience: Patience;
+  readonly #allSlow: boolean;
+  /** Whom it waits for, and for which of their batches. */
+  #waits: readonly (readonly [ServedClient, Batch])[];
+  #left: number;
+  #count: number;
+
+  /**
+   * @param patience What ends it in time.
+   * @param clients Those that get the frame.
+   * @param frame The frame.
+   */
+  constructor(
+    patience: Patience,
+    clients: ServedClient[],
+    frame: Uint8Array<ArrayBuffer>,
+  ) {
+    this.#patience = patience;
+    this.#count = clients.length;
+    this.#allSlow = clients.every(({ slow }) => slow);
+    const waits = clients.map((client) =>
+      [client, client.push(frame)] as const
+    );
+    const isMixed = !this.#allSlow && clients.some(({ slow }) => slow);
+    this.#waits = isMixed ? waits.filter(([{ slow }]) => !slow) : waits;
+    this.#left = this.#waits.length;
+    for (const [, batch] of this.#waits) batch.watch(this);
+    const { promise, resolve } = Promise.withResolvers<number>();
+    this.done = promise;
+    this.#resolve = resolve;
+    if (this.#count === 0) resolve(0);
+    else patience.add(this);
+  }
+
+  settled(error: Error | undefined): void {
+    if (error) this.#count--;
+    if (--this.#left === 0 || this.#allSlow) this.end();
+  }
+
+  /** Waits no more: nothing of it is left with those who have not taken the frame. */
+  end(): void {
+    this.#patience.delete(this);
+    for (const [client, batch] of this.#waits) {
+      if (batch.isSettled) continue;
+      batch.unwatch(this);
+      client.markSlow();
+    }
+    this.#waits = [];
+    this.#resolve(this.#count);
   }
 }

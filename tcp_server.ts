@@ -30,24 +30,18 @@
 import {
   type Address,
   checkAddress,
-  formatAddress,
   formatWithWire,
   host,
   offset,
   toAddress,
   wirePort,
 } from "./_address.ts";
-import {
-  type Batch,
-  DEFAULT_MAX_SEND_BUFFER_BYTES,
-  tune,
-  type Watcher,
-} from "./_connection.ts";
+import { DEFAULT_MAX_SEND_BUFFER_BYTES, tune } from "./_connection.ts";
 import {
   ClosedError,
   CommunicationError,
-  ErrorLog,
   explain,
+  Reports,
 } from "./_errors.ts";
 import { checkMessage, encodeFrame, maxMessageBytes } from "./_framing.ts";
 import { allowCidr, refusal } from "./_ip.ts";
@@ -59,13 +53,15 @@ import {
   type OptionsTable,
   readOptions,
   type Settings as SettingsOf,
-  show,
 } from "./_options.ts";
 import {
+  Clients,
   type Host,
   type MessageCallback,
   type MessageContext,
+  Patience,
   type Reply,
+  Round,
   ServedClient,
 } from "./_served_client.ts";
 import { newStats, type ServerStats, type Stats } from "./_stats.ts";
@@ -90,8 +86,6 @@ export type {
   Stats,
 };
 
-/** How long {@linkcode TCPServer.sendToAll} waits for slow clients, in ms. */
-const PATIENCE_MS = 100;
 /** Pauses after a failure to accept, in ms: the first, and the longest. */
 const MIN_PAUSE_MS = 20;
 const MAX_PAUSE_MS = 500;
@@ -318,15 +312,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
   readonly #context: SecureContext | undefined;
   readonly #settings: Settings;
   readonly #host: Host;
-  readonly #log = new ErrorLog();
-  /** Those that get pushes, connected longest first. */
-  readonly #clients = new Set<ServedClient>();
-  /** The same by remote address: usually one, or one for each address of this machine. */
-  readonly #byAddress = new Map<string, ServedClient[]>();
-  /** Whose address this very object is. */
-  readonly #owners = new WeakMap<Address, ServedClient>();
-  /** All that are not closed, by both ends: also those that only wait for replies. */
-  readonly #open = new Map<string, ServedClient>();
+  readonly #reports: Reports;
+  readonly #clients = new Clients();
   readonly #handshakes = new Map<Deadline, Handshake>();
   readonly #stats: ServerStats = {
     ...newStats(),
@@ -355,6 +342,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#context = context;
     this.address = address;
     this.#settings = settings;
+    this.#reports = new Reports(settings.onError);
     const isStopped = () => this.#stopped !== undefined;
     this.#host = {
       get stopped() {
@@ -362,11 +350,10 @@ export class TCPServer implements AsyncDisposable, Disposable {
       },
       callback,
       maxSendBufferBytes: settings.maxSendBufferBytes,
-      leaving: (client) => this.#forget(client),
+      reports: this.#reports,
+      leaving: (client) => this.#clients.forget(client),
       gone: (client, error) => this.#gone(client, error),
-      closed: (client) => this.#close(client),
-      report: (error, client) => this.#report(error, client),
-      thrown: (what, error, client) => this.#reportThrown(what, error, client),
+      closed: (client) => this.#clients.close(client),
     };
     const { promise, resolve } = Promise.withResolvers<void>();
     this.finished = promise;
@@ -384,7 +371,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
         pause = MIN_PAUSE_MS;
       } catch (error) {
         if (this.#stopped) return;
-        this.#report(
+        this.#reports.add(
           explain(
             `Cannot accept a connection on ${this.#format(this.address)}`,
             error,
@@ -397,9 +384,10 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   #welcome(tcp: Deno.TcpConn): void {
-    const address = toAddress(tcp.remoteAddr, this.#settings.portOffset);
+    const { portOffset } = this.#settings;
+    const address = toAddress(tcp.remoteAddr, portOffset);
     if (this.#stopped) return tcp.close();
-    this.#dropGhost(tcp, address);
+    this.#clients.dropGhost(address, toAddress(tcp.localAddr, portOffset));
     const refused = this.#refusal(address);
     // What has just been asked may have stopped the server.
     if (refused || this.#stopped) {
@@ -414,7 +402,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
 
   #refusal(address: Address): Error | undefined {
     const { maxClients, allow } = this.#settings;
-    if (this.#clients.size + this.#handshakes.size < maxClients) {
+    if (this.#clients.count + this.#handshakes.size < maxClients) {
       return refusal(allow, address);
     }
     return new CommunicationError(
@@ -430,7 +418,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
 
   #refuse(error: Error, address: Address): void {
     this.#stats.connectionsRefused++;
-    this.#report(error, address);
+    this.#reports.add(error, address);
   }
 
   /** Apart from accepting, so that a handshake that hangs keeps nobody waiting. */
@@ -474,61 +462,17 @@ export class TCPServer implements AsyncDisposable, Disposable {
       stats: this.#stats,
     }, this.#host);
     client.hold(this.#held);
-    this.#remember(client);
+    this.#clients.add(client);
     this.#stats.connectionsAccepted++;
     this.#notify("onConnect", this.#settings.onConnect, address);
     client.start();
   }
 
-  // Who is connected
-
-  #remember(client: ServedClient): void {
-    const key = toKey(client.address);
-    this.#clients.add(client);
-    this.#open.set(toKey(client.address, client.localAddress), client);
-    this.#owners.set(client.address, client);
-    const others = this.#byAddress.get(key);
-    if (others) others.push(client);
-    else this.#byAddress.set(key, [client]);
-  }
-
-  /** It gets no more pushes, and its place is free. */
-  #forget(client: ServedClient): void {
-    const key = toKey(client.address);
-    if (!this.#clients.delete(client)) return;
-    const others = this.#byAddress.get(key)?.filter((one) => one !== client);
-    if (others?.length) this.#byAddress.set(key, others);
-    else this.#byAddress.delete(key);
-  }
-
   #gone(client: ServedClient, error: Error | undefined): void {
-    this.#forget(client);
+    this.#clients.forget(client);
     const { onDisconnect } = this.#settings;
     this.#notify("onDisconnect", onDisconnect, client.address, error);
   }
-
-  /** Nothing is left of it. */
-  #close(client: ServedClient): void {
-    const key = toKey(client.address, client.localAddress);
-    if (this.#open.get(key) === client) this.#open.delete(key);
-  }
-
-  /** A connection whose both ends come again is dead: its reset went unseen. */
-  #dropGhost(conn: Conn, address: Address): void {
-    const { portOffset } = this.#settings;
-    const local = toAddress(conn.localAddr, portOffset);
-    this.#open.get(toKey(address, local))
-      ?.destroy(new Deno.errors.ConnectionReset("it has connected anew"));
-  }
-
-  /** By its own address object this very client, by an equal one the newest. */
-  #find(address: Address): ServedClient | undefined {
-    const owner = this.#owners.get(address) ??
-      this.#byAddress.get(toKey(address))?.at(-1);
-    return owner?.open && this.#clients.has(owner) ? owner : undefined;
-  }
-
-  // Reports
 
   /** Calls a callback of the options; what it throws is reported. */
   #notify<Args extends [Address, Error?]>(
@@ -536,41 +480,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
     callback: ((...args: Args) => void) | undefined,
     ...args: Args
   ): void {
-    const failed = (error: unknown) => this.#reportThrown(what, error, args[0]);
+    const failed = (error: unknown) =>
+      this.#reports.thrown(what, error, args[0]);
     notify(callback, failed, ...args);
-  }
-
-  #report(error: Error, client?: Address): void {
-    const what = client ? formatAddress(client) : "";
-    const { onError } = this.#settings;
-    if (!onError) return this.#log.write(what, error, false);
-    this.#callOnError(onError, what, error, client);
-  }
-
-  #reportThrown(what: string, thrown: unknown, client: Address): void {
-    const failed = `${what} failed for ${formatAddress(client)}`;
-    const error = toError(thrown);
-    const { onError } = this.#settings;
-    if (!onError) return this.#log.write(failed, error, true);
-    this.#callOnError(onError, failed, error, client);
-  }
-
-  /** Where onError fails too, both errors are written. */
-  #callOnError(
-    onError: (error: Error, client?: Address) => void,
-    what: string,
-    error: Error,
-    client: Address | undefined,
-  ): void {
-    notify(
-      onError,
-      (thrown) => {
-        this.#log.write(what, error, true);
-        this.#log.write("onError failed", toError(thrown), true);
-      },
-      error,
-      client,
-    );
   }
 
   // Sending
@@ -631,7 +543,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   #send(message: string, address: Address): Promise<void> {
-    const client = this.#find(address);
+    const client = this.#clients.find(address);
     if (!client) {
       throw new ClosedError(
         `Cannot send to ${this.#format(address)}: no such client is connected`,
@@ -682,9 +594,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
   #push(frame: Uint8Array<ArrayBuffer>): Promise<number> {
     const full: ServedClient[] = [];
     const clients: ServedClient[] = [];
-    for (const client of this.#clients) {
+    for (const client of this.#clients.connected()) {
       if (client.isFull(frame.length)) full.push(client);
-      else if (client.open) clients.push(client);
+      else clients.push(client);
     }
     const round = new Round(this.#patience, clients, frame);
     // Only now, as onDisconnect may push too: all clients see the same order.
@@ -730,8 +642,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
    * ```
    */
   getConnectedClients(): Address[] {
-    return [...this.#clients].filter(({ open }) => open)
-      .map(({ address }) => address);
+    return this.#clients.connected().map(({ address }) => address);
   }
 
   /**
@@ -764,12 +675,12 @@ export class TCPServer implements AsyncDisposable, Disposable {
     for (const deadline of this.#handshakes.keys()) deadline.end(undefined);
     // A callback that called this, without waiting, still has its reply to give.
     await null;
-    await Promise.all([...this.#open.values()].map((client) => client.close()));
+    await Promise.all(this.#clients.all().map((client) => client.close()));
     await Promise.all(
       [...this.#handshakes.values()].map(({ done }) => done),
     );
     await this.#accepting;
-    this.#log.end();
+    this.#reports.end();
     this.#finish();
   }
 
@@ -808,7 +719,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.#held = held;
     if (held) this.#listener.ref();
     else this.#listener.unref();
-    for (const client of this.#open.values()) client.hold(held);
+    for (const client of this.#clients.all()) client.hold(held);
     for (const { tcp } of this.#handshakes.values()) {
       if (held) tcp.ref();
       else tcp.unref();
@@ -847,108 +758,5 @@ export class TCPServer implements AsyncDisposable, Disposable {
    */
   [Symbol.dispose](): void {
     this.stop();
-  }
-}
-
-function toKey(...addresses: Address[]): string {
-  return addresses.flat().join(" ");
-}
-
-function toError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new CommunicationError(
-    `Caught ${show(thrown)}, which is not an Error`,
-    { cause: thrown },
-  );
-}
-
-/** Ends rounds when their time is over: one timer for all, since there may be thousands. */
-class Patience {
-  /** Those that wait, in the order of their ends. */
-  readonly #ends = new Map<Round, number>();
-  #timer: ReturnType<typeof setTimeout> | undefined;
-
-  add(round: Round): void {
-    this.#ends.set(round, performance.now() + PATIENCE_MS);
-    this.#timer ??= setTimeout(() => this.#look(), PATIENCE_MS);
-  }
-
-  delete(round: Round): void {
-    this.#ends.delete(round);
-    if (this.#ends.size > 0) return;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-  }
-
-  #look(): void {
-    this.#timer = undefined;
-    for (const [round, end] of this.#ends) {
-      const left = end - performance.now();
-      if (left > 0) {
-        this.#timer = setTimeout(() => this.#look(), left);
-        return;
-      }
-      round.end();
-    }
-  }
-}
-
-/**
- * One call of sendToAll: waits for the writes to clients, which paces a caller that sends
- * all the time; but for clients that let it wait before, until they have taken everything,
- * only when there is nobody else, and for nobody longer than {@linkcode PATIENCE_MS}.
- */
-class Round implements Watcher {
-  /** Resolves with the number of clients that the frame was written to, or waits for. */
-  readonly done: Promise<number>;
-  readonly #resolve: (count: number) => void;
-  readonly #patience: Patience;
-  readonly #allSlow: boolean;
-  /** Whom it waits for, and for which of their batches. */
-  #waits: readonly (readonly [ServedClient, Batch])[];
-  #left: number;
-  #count: number;
-
-  /**
-   * @param patience What ends it in time.
-   * @param clients Those that get the frame.
-   * @param frame The frame.
-   */
-  constructor(
-    patience: Patience,
-    clients: ServedClient[],
-    frame: Uint8Array<ArrayBuffer>,
-  ) {
-    this.#patience = patience;
-    this.#count = clients.length;
-    this.#allSlow = clients.every(({ slow }) => slow);
-    const waits = clients.map((client) =>
-      [client, client.push(frame)] as const
-    );
-    const isMixed = !this.#allSlow && clients.some(({ slow }) => slow);
-    this.#waits = isMixed ? waits.filter(([{ slow }]) => !slow) : waits;
-    this.#left = this.#waits.length;
-    for (const [, batch] of this.#waits) batch.watch(this);
-    const { promise, resolve } = Promise.withResolvers<number>();
-    this.done = promise;
-    this.#resolve = resolve;
-    if (this.#count === 0) resolve(0);
-    else patience.add(this);
-  }
-
-  settled(error: Error | undefined): void {
-    if (error) this.#count--;
-    if (--this.#left === 0 || this.#allSlow) this.end();
-  }
-
-  /** Waits no more: nothing of it is left with those who have not taken the frame. */
-  end(): void {
-    this.#patience.delete(this);
-    for (const [client, batch] of this.#waits) {
-      if (batch.isSettled) continue;
-      batch.unwatch(this);
-      client.markSlow();
-    }
-    this.#waits = [];
-    this.#resolve(this.#count);
   }
 }
