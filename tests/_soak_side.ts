@@ -153,10 +153,11 @@ async function steady({ ports, tls }: Orders): Promise<Served> {
     ...options,
     idleTimeout: IDLE_TIMEOUT,
   });
+  const { cert, key } = tls;
   await using safe = createTcpServer(ports.tls, async (text) => {
     await null;
     return text;
-  }, { ...options, tls: { ...tls, handshakeTimeout: 2_000 } });
+  }, { ...options, tls: { cert, key, handshakeTimeout: 2_000 } });
   using udp = createUdpSocket(ports.udp, HERE);
   const datagrams: Record<string, number> = {};
   const last: Record<string, number> = {};
