@@ -125,7 +125,8 @@ export class Connection implements Link {
   #readable = true;
   #reading: Promise<void> | undefined;
   #writing: Promise<void> | undefined;
-  #flushed: PromiseWithResolvers<void> | undefined;
+  /** Who waits until what was posted is with the kernel. */
+  readonly #flushing = new Set<() => void>();
   #closing: Promise<void> | undefined;
   #released = false;
   /** Whether the outbox is no longer this connection's. */
@@ -395,7 +396,7 @@ export class Connection implements Link {
       this.#writeFailed(error);
     }
     this.#writing = undefined;
-    this.#reportFlushed();
+    this.#endFlushing();
   }
 
   async #write(batch: Batch): Promise<void> {
@@ -435,9 +436,10 @@ export class Connection implements Link {
     this.#outbox.end(this.sendError());
   }
 
-  #reportFlushed(): void {
-    this.#flushed?.resolve();
-    this.#flushed = undefined;
+  /** Nothing more of what was posted will leave by this connection. */
+  #endFlushing(): void {
+    for (const resolve of this.#flushing) resolve();
+    this.#flushing.clear();
   }
 
   get #isWriting(): boolean {
@@ -446,8 +448,16 @@ export class Connection implements Link {
 
   /** Settles when everything posted so far is with the kernel, or will never be. */
   flushed(): Promise<void> {
-    if (!this.#isWriting) return DONE;
-    return (this.#flushed ??= Promise.withResolvers<void>()).promise;
+    const { last } = this.#outbox;
+    if (!this.#isWriting || !last) return DONE;
+    return new Promise((resolve) => {
+      this.#flushing.add(resolve);
+      const settled = () => {
+        this.#flushing.delete(resolve);
+        resolve();
+      };
+      last.watch({ settled });
+    });
   }
 
   /**
@@ -535,7 +545,7 @@ export class Connection implements Link {
       // It is closed already.
     }
     if (this.#ownsOutbox) this.#settling = this.#endWhenSettled();
-    this.#reportFlushed();
+    this.#endFlushing();
   }
 
   /** Gives up a peer that was silent for too long. */
@@ -718,6 +728,11 @@ export class Outbox {
   /** The bytes that wait or are being written. */
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** The newest batch. */
+  get last(): Batch | undefined {
+    return this.#batches.at(-1);
   }
 
   /** The memory that they take, in bytes. */

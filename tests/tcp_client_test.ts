@@ -729,6 +729,29 @@ test("Connection.send() sends what gathers during a write in the next one", asyn
   await connection.close();
 });
 
+test("Connection.flushed() waits for what was sent before, not for what is sent meanwhile", async () => {
+  const writes: PromiseWithResolvers<number>[] = [];
+  const fake = new FakeConn(() => {
+    const write = Promise.withResolvers<number>();
+    writes.push(write);
+    return write.promise;
+  });
+  const connection = connectionOn(fake);
+  const first = connection.send("a");
+  await turn();
+  const flushed = connection.flushed();
+  const second = connection.send("b");
+  await turn();
+  writes[0]?.resolve(2);
+  await deadline(flushed, PATIENCE);
+  await first;
+  await turn();
+  assertEquals(fake.writes, ["a\x03", "b\x03"]);
+  writes[1]?.resolve(2);
+  await second;
+  await connection.close();
+});
+
 test("Connection.send() goes on after partial writes", async () => {
   const message = fc.string({ unit: "grapheme", maxLength: 20 })
     .filter((text) => !text.includes("\x03"));
