@@ -42,8 +42,8 @@ const UNKNOWN = -2;
 /** Where two terminators are within so many units, messages are very short. */
 const DENSE_UNITS = 32;
 /** Room to read into: at first, and at the most. */
-const MIN_ROOM = 1024;
-const MAX_ROOM = 65536;
+const MIN_ROOM_BYTES = 1024;
+const MAX_ROOM_BYTES = 65536;
 /** Reads in a row that leave three quarters of the room empty before it is halved. */
 const SMALL_READS = 8;
 /** The most bytes of text encoded for one write. */
@@ -51,7 +51,7 @@ export const PIECE_BYTES = 65_536;
 /** A frame from this size on has a write of its own: copying it would cost more. */
 const OWN_WRITE_BYTES = 4096;
 /** V8's longest string is 2^29 - 24 units; no UTF-8 text has more units than bytes. */
-const LONGEST = 2 ** 29 - 24;
+const MAX_TEXT_BYTES = 2 ** 29 - 24;
 
 /** The default of every `maxMessageBytes`. */
 export const DEFAULT_MAX_MESSAGE_BYTES = 1_048_576;
@@ -68,7 +68,7 @@ const NOTHING = new Uint8Array(0);
 /** The option `maxMessageBytes`. */
 export const maxMessageBytes: Option<number> = integer(
   1,
-  LONGEST,
+  MAX_TEXT_BYTES,
   DEFAULT_MAX_MESSAGE_BYTES,
 );
 
@@ -82,14 +82,14 @@ export type Decoded = (string | InvalidMessageError)[];
  */
 export class FrameDecoder {
   readonly #limit: number;
-  #buffer = new Uint8Array(MIN_ROOM);
+  #buffer = new Uint8Array(MIN_ROOM_BYTES);
   /** Bytes held in the buffer are those from #start to #end … */
   #start = 0;
   #end = 0;
   /** … and up to here they have no terminator. */
   #scanned = 0;
   #window = WINDOW_BYTES;
-  #wanted = MIN_ROOM;
+  #wanted = MIN_ROOM_BYTES;
   #smallReads = 0;
   /** The beginning of a message whose terminator is still to come: its length, its text … */
   #asideBytes = 0;
@@ -126,12 +126,12 @@ export class FrameDecoder {
   fill(count: number): void {
     this.#end += count;
     if (this.#end === this.#buffer.length) {
-      this.#wanted = Math.min(this.#wanted * 2, MAX_ROOM);
+      this.#wanted = Math.min(this.#wanted * 2, MAX_ROOM_BYTES);
       this.#smallReads = 0;
     } else if (count > this.#wanted / 4) {
       this.#smallReads = 0;
     } else if (++this.#smallReads === SMALL_READS) {
-      this.#wanted = Math.max(this.#wanted / 2, MIN_ROOM);
+      this.#wanted = Math.max(this.#wanted / 2, MIN_ROOM_BYTES);
       this.#smallReads = 0;
     }
   }
@@ -294,14 +294,14 @@ export class FrameDecoder {
  * Short ASCII without a call into the runtime, which takes longer than the message
  * where one comes now and then: request and reply, and a heartbeat.
  */
-const SHORT = 128;
+const SHORT_BYTES = 128;
 
 function decodeShort(
   bytes: Uint8Array,
   start: number,
   end: number,
 ): string | undefined {
-  if (end - start > SHORT) return undefined;
+  if (end - start > SHORT_BYTES) return undefined;
   const units = new Array<number>(end - start);
   let bits = 0;
   for (let i = start; i < end; i++) bits |= units[i - start] = bytes[i] ?? 0;
@@ -480,7 +480,7 @@ function withoutLast(buffer: Uint8Array): Uint8Array {
 
 /** Writes short ASCII, as {@linkcode decodeShort} reads it. */
 function encodeAscii(text: string, room: Uint8Array): boolean {
-  if (text.length > SHORT) return false;
+  if (text.length > SHORT_BYTES) return false;
   for (let i = 0; i < text.length; i++) {
     const unit = text.charCodeAt(i);
     if (unit >= 0x80) return false;

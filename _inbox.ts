@@ -13,7 +13,7 @@ import {
   type Settings,
   signal,
 } from "./_options.ts";
-import { MAX_TIMER } from "./_time.ts";
+import { MAX_TIMER_MS } from "./_time.ts";
 
 /** Options of {@linkcode TCPClient.receive} and {@linkcode UDPSocket.receive}. */
 export interface ReceiveOptions {
@@ -121,13 +121,13 @@ export class Inbox<T extends string | readonly unknown[]> {
   #wait(waiter: Waiter<T>, { timeout, signal }: Wait): void {
     this.#waiters.add(waiter);
     if (this.#waiters.size === 1) this.#source.awaited(true);
-    if (timeout > MAX_TIMER && !signal) return;
+    if (timeout > MAX_TIMER_MS && !signal) return;
     const expire = () => {
       this.#settle(waiter);
       waiter.resolve(null);
     };
     // What arrived while the script was busy is read only after its timers.
-    let timer = timeout > MAX_TIMER ? undefined : setTimeout(() => {
+    let timer = timeout > MAX_TIMER_MS ? undefined : setTimeout(() => {
       timer = setTimeout(expire);
     }, timeout);
     const abort = () => {

@@ -166,7 +166,7 @@ function badRange(range: unknown, why: string): TypeError {
 // the kernel would make (https://man7.org/linux/man-pages/man7/ip.7.html) is made here.
 
 /** How long the list of the machine's networks is good for, in ms. */
-const FRESH = 5_000;
+const FRESH_MS = 5_000;
 
 const LIMITED = IPV4 + 0xffff_ffffn;
 const LOOPBACK = IPV4 + 0x7fff_ffffn;
@@ -178,7 +178,7 @@ export type Reach = "one" | "broadcast" | "unknown";
 const known = new Map<string, Reach>();
 const MAX_KNOWN = 1_000;
 /** Every how many questions to look at the clock. */
-const ASKS = 100;
+const ASKS_PER_LOOK = 100;
 let asks = 0;
 let networks = new Set<bigint>();
 let expires = -Infinity;
@@ -187,7 +187,7 @@ let expires = -Infinity;
 export function reach(hostname: string): Reach {
   // The clock is not asked for each datagram: it takes a while.
   if (--asks <= 0 || known.size >= MAX_KNOWN) {
-    asks = ASKS;
+    asks = ASKS_PER_LOOK;
     if (performance.now() >= expires || known.size >= MAX_KNOWN) refresh();
   }
   let answer = known.get(hostname);
@@ -204,7 +204,7 @@ function check(hostname: string): Reach {
 }
 
 function refresh(): void {
-  expires = performance.now() + FRESH;
+  expires = performance.now() + FRESH_MS;
   known.clear();
   networks = directed();
 }

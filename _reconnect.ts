@@ -35,7 +35,7 @@ import { Deadline, Pause, within } from "./_time.ts";
 import { type ClientTLS, type Conn, startTls } from "./_tls.ts";
 
 /** Below this many unreceived bytes of lost connections, the new connection is read too. */
-const READ_AHEAD_BYTES = 4096;
+const READ_ON_BYTES = 4096;
 /** At most this many unreceived bytes of lost connections are kept. */
 const MAX_KEPT_BYTES = 16_777_216;
 
@@ -282,7 +282,7 @@ export class ReconnectingLink implements Link {
   }
 
   start(): void {
-    if (this.#keptBytes < READ_AHEAD_BYTES) this.#connection.start();
+    if (this.#keptBytes < READ_ON_BYTES) this.#connection.start();
   }
 
   hold(held: boolean): void {

@@ -3,7 +3,7 @@
 /** Deadlines, pauses, holds of the event loop, turns, and fair turns of all sockets. */
 
 /** Longer timers fire at once ({@link https://nodejs.org/api/timers.html#settimeoutcallback-delay-args}). */
-export const MAX_TIMER = 2 ** 31 - 1;
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** Waits for a promise that does not reject, for so many milliseconds at the most. */
 export async function within(
@@ -28,7 +28,7 @@ export class Deadline {
     // Deno.connect asks once more when it has connected, and loses what it made if
     // this throws then (`ext/net/01_net.js`): who connects has to ask instead.
     this.signal.throwIfAborted = () => {};
-    if (ms > MAX_TIMER) return;
+    if (ms > MAX_TIMER_MS) return;
     this.#timer = setTimeout(() => {
       this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
     }, ms);
@@ -106,7 +106,7 @@ export class IdleWatch {
 
   #after(ms: number): void {
     // No longer than the shorter limit, as that one may hold by then.
-    this.#set(() => this.#look(), Math.min(ms, this.#messageMs, MAX_TIMER));
+    this.#set(() => this.#look(), Math.min(ms, this.#messageMs, MAX_TIMER_MS));
   }
 
   #set(then: () => void, ms: number): void {
@@ -150,7 +150,7 @@ export class Pause {
     if (this.#over) return Promise.resolve();
     return new Promise((resolve) => {
       this.#resume = resolve;
-      this.#timer = setTimeout(resolve, Math.min(ms, MAX_TIMER));
+      this.#timer = setTimeout(resolve, Math.min(ms, MAX_TIMER_MS));
       this.hold(this.#held);
     });
   }
@@ -250,7 +250,7 @@ export class Turns {
 // Fair turns: as long as one socket is ready without a pause, Tokio looks at the others
 // only after every 61 tasks
 // (https://docs.rs/tokio/1/tokio/runtime/struct.Builder.html#method.event_interval),
-// which may take seconds: so all rest for a moment now and then.
+// which may take seconds: so all pause for a moment now and then.
 
 /** How long sockets may be read that are always ready, in ms. */
 const BURST_MS = 100;

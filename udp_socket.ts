@@ -57,7 +57,7 @@ const MAX_RECEIVED_BYTES = 65_535;
 /** How many senders outside the communication ports can be answered. */
 const MAX_FOREIGN_SENDERS = 10_000;
 /** A datagram that comes faster was there already, in ms. */
-const READY = 0.02;
+const READY_MS = 0.02;
 
 /** Options of {@linkcode createUdpSocket}. */
 export interface UDPSocketOptions {
@@ -272,7 +272,7 @@ export class UDPSocket
         const asked = performance.now();
         const [bytes, sender] = await this.#conn.receive(this.#buffer);
         if (this.#closed) break;
-        if (performance.now() - asked < READY) yieldAfterBurst();
+        if (performance.now() - asked < READY_MS) yieldAfterBurst();
         const received = this.#decode(bytes, sender as Deno.NetAddr);
         if (received === undefined) continue;
         this.#arrived = [received];

@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { type Address, MAX_PORT, MIN_PORT, wirePort } from "../_address.ts";
 import { reason } from "../_errors.ts";
 import { DEFAULT_MAX_MESSAGE_BYTES, maxMessageBytes } from "../_framing.ts";
-import { MAX_TIMER } from "../_time.ts";
+import { MAX_TIMER_MS } from "../_time.ts";
 import type { Session } from "./_session.ts";
 
 /** What `deno install` is told to call it. */
@@ -122,7 +122,7 @@ export class Args {
   /** Milliseconds. */
   time(name: string, otherwise: number, min = 0): number {
     if (this.text(name) === "forever") return Infinity;
-    return this.#number(name, min, MAX_TIMER) ?? otherwise;
+    return this.#number(name, min, MAX_TIMER_MS) ?? otherwise;
   }
 
   get maxMessageBytes(): number {

@@ -21,8 +21,8 @@ import {
   type TCPClientOptions,
 } from "../tcp_client.ts";
 
-const DEFAULT_TIMEOUT = 5_000;
-const DEFAULT_WAIT = 1_000;
+const DEFAULT_TIMEOUT_MS = 5_000;
+const DEFAULT_WAIT_MS = 1_000;
 /** How long the input may take to tell that it has ended, once the server has closed. */
 const INPUT_END_MS = 250;
 /** What a certificate as PEM begins with. */
@@ -157,12 +157,12 @@ that nobody asked for go to standard error.`,
     "timeout": {
       value: "ms",
       help:
-        `How long to wait for such a reply, or "forever"\n(default: ${DEFAULT_TIMEOUT})`,
+        `How long to wait for such a reply, or "forever"\n(default: ${DEFAULT_TIMEOUT_MS})`,
     },
     "wait": {
       value: "ms",
       help:
-        `How long to go on receiving after the end of the\ninput, without --request, or "forever"\n(default: ${DEFAULT_WAIT})`,
+        `How long to go on receiving after the end of the\ninput, without --request, or "forever"\n(default: ${DEFAULT_WAIT_MS})`,
     },
     ...CONNECTING,
   },
@@ -181,8 +181,8 @@ that nobody asked for go to standard error.`,
   async run(args, session) {
     const settings: Settings = {
       request: args.has("request"),
-      timeout: args.time("timeout", DEFAULT_TIMEOUT),
-      wait: args.time("wait", DEFAULT_WAIT),
+      timeout: args.time("timeout", DEFAULT_TIMEOUT_MS),
+      wait: args.time("wait", DEFAULT_WAIT_MS),
       maxMessageBytes: args.maxMessageBytes,
     };
     const client = await openClient(args, session);

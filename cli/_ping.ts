@@ -14,8 +14,8 @@ import {
 import type { Session } from "./_session.ts";
 import type { TCPClient } from "../tcp_client.ts";
 
-const DEFAULT_INTERVAL = 1_000;
-const DEFAULT_TIMEOUT = 5_000;
+const DEFAULT_INTERVAL_MS = 1_000;
+const DEFAULT_TIMEOUT_MS = 5_000;
 /** How many round trips the figures are of; before that many, of all. */
 const MAX_SAMPLES = 100_000;
 
@@ -38,11 +38,11 @@ contains the one sent; others are passed over. Ctrl-C ends it. The exit code is
     "interval": {
       value: "ms",
       help:
-        `How long from one to the next, at the least; 0 is\nas fast as replies come (default: ${DEFAULT_INTERVAL})`,
+        `How long from one to the next, at the least; 0 is\nas fast as replies come (default: ${DEFAULT_INTERVAL_MS})`,
     },
     "timeout": {
       value: "ms",
-      help: `How long to wait for a reply (default: ${DEFAULT_TIMEOUT})`,
+      help: `How long to wait for a reply (default: ${DEFAULT_TIMEOUT_MS})`,
     },
     ...CONNECTING,
   },
@@ -61,8 +61,8 @@ contains the one sent; others are passed over. Ctrl-C ends it. The exit code is
   ],
   async run(args, session) {
     const count = args.count("count", Infinity);
-    const interval = args.time("interval", DEFAULT_INTERVAL);
-    const timeout = args.time("timeout", DEFAULT_TIMEOUT);
+    const interval = args.time("interval", DEFAULT_INTERVAL_MS);
+    const timeout = args.time("timeout", DEFAULT_TIMEOUT_MS);
     const client = await openClient(args, session);
     const pinger = new Pinger(client, session, timeout);
     try {

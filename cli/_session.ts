@@ -12,9 +12,9 @@ import { LineSplitter, NEWLINE } from "./_lines.ts";
 import { ClosedError, InvalidMessageError, reason } from "../_errors.ts";
 
 /** Unwritten characters from which on a command should wait before it shows more … */
-const HIGH_WATER = 65_536;
+const HIGH_WATER_BYTES = 65_536;
 /** … and those from which on what can't wait is dropped. */
-const MAX_UNWRITTEN = 16_777_216;
+const MAX_UNWRITTEN_BYTES = 16_777_216;
 /** How long an interrupted tool waits for somebody to read its output. */
 const LINGER_MS = 500;
 /** How long a full stream is left alone at first, and at most: nothing tells when it has room. */
@@ -89,7 +89,7 @@ export class Output implements Disposable {
   /** Writes a line, unless too many wait already. */
   write(line: string): void {
     if (this.#dead) return;
-    if (this.#text.length > MAX_UNWRITTEN) {
+    if (this.#text.length > MAX_UNWRITTEN_BYTES) {
       this.#dropped++;
       return;
     }
@@ -104,7 +104,7 @@ export class Output implements Disposable {
 
   /** Something to wait for where more would pile up. */
   ready(): Promise<void> | undefined {
-    return this.#text.length > HIGH_WATER ? this.#writing : undefined;
+    return this.#text.length > HIGH_WATER_BYTES ? this.#writing : undefined;
   }
 
   /** Gives up on what is unwritten. */
@@ -314,7 +314,7 @@ export class Session implements Disposable {
   /** The lines of standard input, as many at a time as have come together. */
   async *lines(maxBytes: number): AsyncGenerator<string[]> {
     const splitter = new LineSplitter(maxBytes, (error) => this.fail(error));
-    const buffer = new Uint8Array(HIGH_WATER);
+    const buffer = new Uint8Array(HIGH_WATER_BYTES);
     for (;;) {
       const count = await Deno.stdin.read(buffer);
       if (count === null) break;

@@ -10,7 +10,7 @@ import type { Session } from "./_session.ts";
 import { ClosedError, InvalidMessageError } from "../_errors.ts";
 import { createUdpSocket, type UDPSocket } from "../udp_socket.ts";
 
-const DEFAULT_WAIT = 1_000;
+const DEFAULT_WAIT_MS = 1_000;
 /** More than a datagram can have: the socket tells the exact limit. */
 const MAX_LINE_BYTES = 65_536;
 
@@ -36,7 +36,7 @@ ends it.`,
     "wait": {
       value: "ms",
       help:
-        `How long to go on receiving after the end of the input,\nor "forever" (default: ${DEFAULT_WAIT})`,
+        `How long to go on receiving after the end of the input,\nor "forever" (default: ${DEFAULT_WAIT_MS})`,
     },
     "reuse-address": {
       help:
@@ -57,7 +57,7 @@ ends it.`,
   async run(args, session) {
     const port = args.port(args.operand(0));
     const target = targetOf(args, port);
-    const wait = args.time("wait", DEFAULT_WAIT);
+    const wait = args.time("wait", DEFAULT_WAIT_MS);
     using socket = createUdpSocket(port, {
       ...args.mapping,
       hostname: hostnameOf(args),
