@@ -39,7 +39,10 @@ const READ_ON_BYTES = 4096;
 /** At most this many unreceived bytes of lost connections are kept. */
 const MAX_KEPT_BYTES = 16_777_216;
 
-/** How to keep trying to connect. */
+/**
+ * How to keep trying to connect. A connection that ends before it has brought a byte or
+ * lasted `maxDelay` counts as a failed attempt, the first connection too.
+ */
 export interface RetryOptions {
   /**
    * How often to try in a row.
@@ -48,7 +51,8 @@ export interface RetryOptions {
    */
   attempts?: number;
   /**
-   * The pause after the first failure, in milliseconds; it doubles with each one.
+   * The pause before the first new attempt, in milliseconds. It doubles with each
+   * failure in a row; 0 doubles to 1.
    *
    * @default {100}
    */
@@ -60,8 +64,9 @@ export interface RetryOptions {
    */
   maxDelay?: number;
   /**
-   * Which part of a pause is left to chance, from 0 to 1, so that a fleet of robots
-   * does not knock all at once.
+   * Which part of every pause is left to chance, from 0 to 1: with 0.5 a pause takes
+   * between half of its time and all of it. So a fleet of robots does not come back
+   * all at once.
    *
    * @default {0.5}
    */

@@ -36,15 +36,22 @@ export type Reply = string | null | undefined | void;
 /** The third argument of a {@linkcode MessageCallback}: one object for each client. */
 export interface MessageContext {
   /**
-   * Aborts when the client has ended its side or its connection broke: what was
-   * started for the client can stop then.
+   * Aborts when the client has ended its side, its connection broke, or the server has
+   * closed it; its reason is a {@linkcode ClosedError}. It is the dead-man's switch of
+   * a motion: `await move(to, { signal })`.
+   *
+   * While a callback works, the server reads no further once 4 KiB wait, and does not
+   * see an end behind them. A silent client has not ended: `idleTimeout` counts only
+   * while no callback works for it.
    */
   readonly signal: AbortSignal;
 }
 
 /**
  * Called with each message of each client, one at a time for a client, in the
- * order they arrived.
+ * order they arrived. It is called no more once the connection broke: messages that
+ * wait are dropped then, and the reply of a callback at work is sent to nobody. A
+ * client that has only ended its side still gets its messages handled and answered.
  *
  * @param message The message.
  * @param clientAddr The address of the client.

@@ -4,7 +4,10 @@
 
 /** Messages and bytes, as {@linkcode TCPClient.stats} gives them. */
 export interface Stats {
-  /** Messages that arrived whole and were UTF-8. */
+  /**
+   * Whole messages that were UTF-8. They count when they are decoded, which is when
+   * the script asks for messages, and several at a time.
+   */
   messagesIn: number;
   /** Messages whose bytes the kernel has taken. */
   messagesOut: number;
@@ -12,7 +15,7 @@ export interface Stats {
   bytesIn: number;
   /** Bytes that the kernel has taken, terminators included. */
   bytesOut: number;
-  /** Messages that arrived and were not UTF-8. */
+  /** Whole messages that were not UTF-8, counted likewise. */
   invalidMessages: number;
 }
 

@@ -62,12 +62,15 @@ export interface TCPClientOptions {
    */
   portOffset?: number;
   /**
-   * How long to try to connect, TLS included, in milliseconds.
+   * How long each attempt to connect may take, TLS included, in milliseconds.
    *
    * @default {10_000}
    */
   connectTimeout?: number;
-  /** Ends the attempt to connect; an established connection is not touched by it. */
+  /**
+   * Ends the attempt to connect. It leaves an established connection alone, but
+   * with `reconnect` it ends the client for good, at any time.
+   */
   signal?: AbortSignal;
   /**
    * The longest message to send or to receive, in bytes of UTF-8 without the
@@ -78,7 +81,9 @@ export interface TCPClientOptions {
   maxMessageBytes?: number;
   /**
    * How long the server may send nothing before the connection is given up, in
-   * milliseconds; 0 is for ever.
+   * milliseconds; 0 is for ever. The time runs only while the client reads: see
+   * {@linkcode TCPClient.connected}. A server that does not take what waits for it
+   * gets at least 5 seconds.
    *
    * @default {0}
    */
@@ -91,42 +96,53 @@ export interface TCPClientOptions {
    */
   tls?: boolean | ClientTLSOptions;
   /**
-   * Whether, and how, to keep trying where the first attempt to connect fails: a
-   * robot often boots before the line's PC. A permission that is not given and a
-   * certificate that is not accepted end it.
+   * Whether, and how, to keep trying when the first attempt to connect fails: a
+   * robot often boots before the line's PC. A missing permission and a refused
+   * certificate end it at once.
    *
    * @default {false}
    */
   retry?: boolean | RetryOptions;
   /**
    * Whether, and how, to establish a lost connection again, also one that the server
-   * has closed. Pending {@linkcode TCPClient.receive} calls go on waiting, and
-   * messages to send wait. One that was not wholly with the kernel when the
-   * connection broke is sent again, whole, and none that was is sent twice: so the
-   * server may miss messages that were on their way, and those it has received it
-   * receives once. `signal` then ends the client for good, at any time.
+   * has closed. The client has to see that it is lost: see
+   * {@linkcode TCPClient.connected}. Pending {@linkcode TCPClient.receive} calls go on
+   * waiting, and messages to send wait.
+   *
+   * A message that was not wholly with the kernel when the connection broke is sent
+   * again, whole. One that was is never sent again: the server may miss it, but
+   * receives no message twice. A message that was on its way when three connections
+   * in a row broke is rejected with {@linkcode ClosedError}, and those behind it go
+   * on. Once the attempts are used up, every call rejects with
+   * {@linkcode ClosedError}, whose `cause` is the last error.
    *
    * @default {false}
    */
   reconnect?: boolean | RetryOptions;
   /**
-   * With `reconnect`, how many bytes may wait while there is no connection; a message
-   * too many is refused.
+   * With `reconnect`, how much memory messages may take that wait while there is no
+   * connection, in bytes: each counts with its bytes on the wire and 320 for its
+   * overhead. A message too many is refused. One message alone may always wait.
    *
    * @default {16_777_216}
    */
   maxSendBufferBytes?: number;
   /**
-   * Called when the connection is gone, unless the script itself has ended it with
-   * {@linkcode TCPClient.disconnect} or `signal`; with the error where that was not
-   * an orderly end.
+   * Called once for each connection that is gone, as soon as a read or a write shows
+   * it, also while messages are still to be received; not for one that the script
+   * itself has ended with {@linkcode TCPClient.disconnect} or `signal`. It gets the
+   * error unless the server has ended the connection in order. Which ends a read
+   * shows: see {@linkcode TCPClient.connected}.
    */
   onDisconnect?: (error?: Error) => void;
-  /** With `reconnect`, called when there is a connection again. */
+  /**
+   * With `reconnect`, called when there is a connection again. What it sends before
+   * it returns leaves before the messages that wait.
+   */
   onReconnect?: () => void;
   /**
-   * With `retry` or `reconnect`, called with what went wrong when an attempt to
-   * connect has failed and another one follows.
+   * With `retry` or `reconnect`, called with the error when an attempt has failed and
+   * another one follows. Which attempts fail: see {@linkcode RetryOptions}.
    */
   onRetry?: (error: Error) => void;
 }
@@ -155,9 +171,10 @@ const OPTIONS = {
  *
  * @param ip The IP address of the server.
  * @param port The communication port of the server, an integer from 70000 to 71000.
- * @param options Time limit, signal, size limit and port mapping.
+ * @param options Limits, TLS, how to keep trying, and what to call when.
  * @returns The connected client.
  * @throws {RangeError} If the port or a limit is outside its range.
+ * @throws {TypeError} If there is no such option, or it does not take the value.
  * @throws {Deno.errors.ConnectionRefused} If nobody listens there. Other errors of
  * the operating system keep Deno's classes too.
  * @throws {Deno.errors.TimedOut} If there is no answer within `connectTimeout`.
@@ -229,7 +246,7 @@ let newClient: (conn: Conn, settings: Settings) => TCPClient;
  * One TCP connection to a server, made by {@linkcode createTcpClient}.
  *
  * Messages can be received one by one or iterated over. An open client does not
- * keep a script alive by itself; waiting for a message does.
+ * keep a script alive by itself; a pending `receive` or `send` does.
  *
  * @example Iterating over what a server pushes
  * ```ts
@@ -323,6 +340,11 @@ export class TCPClient
    * Whether messages can be sent: false once either side has closed the connection
    * or it broke. What had arrived before can still be received.
    *
+   * While 4 KiB or more wait to be received, the client reads no further. It does not
+   * see an end behind them until they are received, and the first
+   * {@linkcode TCPClient.send} after the end resolves although the message is lost.
+   * So a script that only sends reads and drops what the server sends.
+   *
    * @example Usage
    * ```ts
    * import { createTcpClient, createTcpServer } from "@daystar/comm";
@@ -333,6 +355,27 @@ export class TCPClient
    * assertEquals(client.connected, true);
    * await client.disconnect();
    * assertEquals(client.connected, false);
+   * ```
+   *
+   * @example A script that only sends
+   * ```ts
+   * import { createTcpClient, createTcpServer } from "@daystar/comm";
+   *
+   * await using _server = createTcpServer(70923, (message) => `Echo: ${message}`, {
+   *   hostname: "127.0.0.1",
+   * });
+   * await using client = await createTcpClient("127.0.0.1", 70923);
+   *
+   * async function drain() {
+   *   for await (const _ of client);
+   * }
+   *
+   * async function work() {
+   *   for (const part of ["A1", "A2"]) await client.send(`DONE ${part}`);
+   *   await client.disconnect();
+   * }
+   *
+   * await Promise.all([drain(), work()]);
    * ```
    *
    * @returns Whether messages can be sent.
@@ -371,6 +414,7 @@ export class TCPClient
    * @throws {TypeError} If the message contains U+0003 or a lone surrogate, or is not a string.
    * @throws {MessageTooLargeError} If the message is over `maxMessageBytes`.
    * @throws {ClosedError} If the connection is closed, or breaks before the bytes are with the kernel.
+   * @throws {CommunicationError} With `reconnect`, if there is no connection and no room in `maxSendBufferBytes`.
    *
    * @example Usage
    * ```ts
@@ -402,7 +446,8 @@ export class TCPClient
    * @returns The message, or `null` when the time ran out. A message that arrives
    * later is returned by the next call.
    * @throws {ClosedError} If the connection is closed and every message that had
-   * arrived whole is received.
+   * arrived whole is received. After {@linkcode TCPClient.disconnect} at once: that
+   * drops what had arrived.
    * @throws {InvalidMessageError} In the place of a message that is not UTF-8; the
    * next call goes on with the next message.
    * @throws {MessageTooLargeError} If the next message is over `maxMessageBytes`;
@@ -424,11 +469,13 @@ export class TCPClient
   }
 
   /**
-   * Ends the connection: sends what is pending, tells the server, and waits until
-   * it has closed its side too, a second at the most. A server that takes nothing of
-   * what is pending gets 5 seconds, and one that takes little by little 10. Pending
-   * `receive` calls reject with {@linkcode ClosedError}, loops over the client end.
-   * May be called twice.
+   * Ends the connection: sends what is pending, tells the server, and waits up to 1
+   * second until the server has closed its side too. It gives up sending after 5
+   * seconds without progress, or 10 seconds in all.
+   *
+   * What had arrived is dropped. Pending `receive` calls reject with
+   * {@linkcode ClosedError} and loops over the client end, whatever has happened to
+   * the connection before. May be called twice.
    *
    * @returns Resolves when the connection is closed; never rejects.
    *
@@ -460,7 +507,7 @@ export class TCPClient
    * @returns The messages. Iterating throws {@linkcode ClosedError} where the
    * connection broke or ended in the middle of a message, and what
    * {@linkcode TCPClient.receive} throws for a message that can't be received.
-   * Leaving the loop leaves the connection open.
+   * Leaving the loop leaves the connection open, and takes no further message.
    *
    * @example As a `ReadableStream`
    * ```ts

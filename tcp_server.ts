@@ -113,22 +113,25 @@ export interface TCPServerOptions {
    */
   maxMessageBytes?: number;
   /**
-   * How many clients may be connected at once. One more is closed at once.
+   * How many clients may be connected at once, TLS handshakes included. One more is
+   * closed at once and told to `onError`. A client that has ended its side and only
+   * waits for replies does not count.
    *
    * @default {1024}
    */
   maxClients?: number;
   /**
-   * How many bytes may wait to be sent to a client, which is disconnected when
-   * another message would make them more. One message alone may always wait.
+   * How much memory messages may take that wait for a client, in bytes: each counts
+   * with its bytes on the wire and 320 for its overhead. A push that would make it
+   * more disconnects the client. One message alone may always wait.
    *
    * @default {16_777_216}
    */
   maxSendBufferBytes?: number;
   /**
    * How long a client may send nothing before it is disconnected, in milliseconds;
-   * 0 is for ever. One that is read no further, as it does not take what waits for
-   * it, gets 5 seconds at the least.
+   * 0 is for ever. The time does not run while a callback works for the client. A
+   * client that does not take what waits for it gets at least 5 seconds.
    *
    * @default {0}
    */
@@ -148,12 +151,16 @@ export interface TCPServerOptions {
   /** Called when a client has connected, before its first message. */
   onConnect?: (clientAddr: Address) => void;
   /**
-   * Called when a client is gone, with the error where that was not an orderly end.
+   * Called once when a client is gone, with the error unless it ended in order. A
+   * connection that broke is told at once, also while a callback works. A client that
+   * has ended its side is gone when it has the replies that are due.
    */
   onDisconnect?: (clientAddr: Address, error?: Error) => void;
   /**
    * Called with what went wrong: a callback that threw, a message that is not
-   * UTF-8, a reply that can't be sent, a connection that can't be accepted.
+   * UTF-8, a reply that can't be sent, a connection that can't be accepted. The
+   * default writes a line for an error of this module, and the stack for what a
+   * callback threw; ten a second at most, and the number of the rest.
    *
    * @default {console.error}
    */
@@ -189,6 +196,7 @@ type Settings = SettingsOf<typeof OPTIONS>;
  * @param options Address, limits, and what to call when.
  * @returns The server.
  * @throws {RangeError} If the port or a limit is outside its range.
+ * @throws {TypeError} If there is no such option, or it does not take the value.
  * @throws {Deno.errors.AddrInUse} If something listens there already. Other errors
  * of the operating system keep Deno's classes too.
  *
@@ -511,8 +519,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
    * Sends a message to one client.
    *
    * @param message The message: any string without U+0003, the empty one too.
-   * @param client The address of the client, as callbacks and
-   * {@linkcode TCPServer.getConnectedClients} give it.
+   * @param client The address of the client. The very object that callbacks and
+   * {@linkcode TCPServer.getConnectedClients} give means its own connection; another
+   * one that is equal means the newest connection with that address.
    * @returns Resolves when the bytes are with the kernel.
    * @throws {ClosedError} If the client is not connected, or its connection ends before the bytes are with the kernel.
    * @throws {TypeError} If the message contains U+0003 or a lone surrogate, or is not a string.
@@ -554,14 +563,15 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   /**
-   * Sends a message to all clients. A slow client holds up neither the others nor
-   * the caller: its messages wait in the server, up to `maxSendBufferBytes`, and
-   * one more disconnects it.
+   * Sends a message to all clients. A slow client does not hold up the others: its
+   * messages wait in the server, up to `maxSendBufferBytes`, and one more disconnects
+   * it. The call waits up to 100 milliseconds for the clients to take the message,
+   * but no more for those that were slow before and have not caught up, unless all
+   * are.
    *
    * @param message The message: any string without U+0003, the empty one too.
-   * @returns Resolves with the number of clients it was written to, when the bytes
-   * for all of them are with the kernel; not for clients that don't take them within
-   * 100 milliseconds, for which it does not wait again until they have caught up.
+   * @returns Resolves with the number of clients that the message was written to, or
+   * waits for where they are slow. It is no receipt: let the clients answer.
    * @throws {ClosedError} If the server is stopped.
    * @throws {TypeError} If the message contains U+0003 or a lone surrogate, or is not a string.
    * @throws {MessageTooLargeError} If the message is over `maxMessageBytes`.
@@ -628,7 +638,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   /**
-   * The clients that are connected.
+   * The clients that are connected. One that has ended its side or broke off is none
+   * of them, also while a callback works for it.
    *
    * @returns Their addresses, those connected longest first.
    *
@@ -647,9 +658,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
 
   /**
    * Stops the server: releases the port, waits for callbacks that are at work, sends
-   * what is pending and closes every client, all within a second. A client that
-   * takes nothing of what is pending gets 5 seconds, and one that takes little by
-   * little 10. Another server can listen on the port one turn of the event loop
+   * what is pending and closes every client, all within a second unless more time is
+   * needed to send. It gives up sending after 5 seconds without progress, or 10
+   * seconds in all. Another server can listen on the port one turn of the event loop
    * after the call. May be called twice.
    *
    * @returns Resolves when everything is closed; never rejects. A callback that
