@@ -316,7 +316,7 @@ export class UDPSocket
     );
   }
 
-  /** Mostly it is the one who sent before: then nothing need be made anew. */
+  /** Usually the sender of the previous datagram: reuse its Address. */
   #toAddress(from: Deno.NetAddr): Address {
     const [last, sender] = this.#lastSender;
     if (
