@@ -52,7 +52,7 @@ export interface RetryOptions {
   attempts?: number;
   /**
    * The pause before the first new attempt, in milliseconds. It doubles with each
-   * failure in a row; 0 doubles to 1.
+   * failure in a row; 0 becomes 1.
    *
    * @default {100}
    */

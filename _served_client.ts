@@ -41,8 +41,8 @@ export interface MessageContext {
    * a motion: `await move(to, { signal })`.
    *
    * While a callback works, the server reads no further once 4 KiB wait, and does not
-   * see an end behind them. A silent client has not ended: `idleTimeout` counts only
-   * while no callback works for it.
+   * see an end behind them. Nor is silence an end then: `idleTimeout` waits for the
+   * callback.
    */
   readonly signal: AbortSignal;
 }

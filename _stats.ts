@@ -5,8 +5,8 @@
 /** Messages and bytes, as {@linkcode TCPClient.stats} gives them. */
 export interface Stats {
   /**
-   * Whole messages that were UTF-8. They count when they are decoded, which is when
-   * the script asks for messages, and several at a time.
+   * Whole messages that were UTF-8. They count when they are decoded for a receiver or
+   * a callback, several at a time; those that nobody asks for do not count.
    */
   messagesIn: number;
   /** Messages whose bytes the kernel has taken. */

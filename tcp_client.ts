@@ -68,7 +68,7 @@ export interface TCPClientOptions {
    */
   connectTimeout?: number;
   /**
-   * Ends the attempt to connect. It leaves an established connection alone, but
+   * Ends the attempts to connect. It leaves an established connection alone, but
    * with `reconnect` it ends the client for good, at any time.
    */
   signal?: AbortSignal;
@@ -81,9 +81,9 @@ export interface TCPClientOptions {
   maxMessageBytes?: number;
   /**
    * How long the server may send nothing before the connection is given up, in
-   * milliseconds; 0 is for ever. The time runs only while the client reads: see
-   * {@linkcode TCPClient.connected}. A server that does not take what waits for it
-   * gets at least 5 seconds.
+   * milliseconds; 0 is for ever. The time runs while the client reads: see
+   * {@linkcode TCPClient.connected}. While it does not read, only a server that takes
+   * nothing of what waits for it is silent, and gets at least 5 seconds.
    *
    * @default {0}
    */

@@ -130,8 +130,9 @@ export interface TCPServerOptions {
   maxSendBufferBytes?: number;
   /**
    * How long a client may send nothing before it is disconnected, in milliseconds;
-   * 0 is for ever. The time does not run while a callback works for the client. A
-   * client that does not take what waits for it gets at least 5 seconds.
+   * 0 is for ever. While the server waits for a callback, or for a client that does
+   * not read its replies, only a client that takes nothing of what waits for it is
+   * silent, and gets at least 5 seconds.
    *
    * @default {0}
    */
