@@ -351,7 +351,8 @@ export class ReconnectingLink implements Link {
     lost.destroy();
     await lost.settled();
     if (this.#end) return;
-    const cause = error ?? lost.receiveError();
+    const cause = error ??
+      new CommunicationError("the peer has closed the connection");
     this.#options.stats.messagesOut += this.#outbox.broke(() =>
       new ClosedError(
         `Cannot send to ${lost.peer}: the connection broke again and again with this message on its way: ${
@@ -365,11 +366,16 @@ export class ReconnectingLink implements Link {
       const isProven = lost.bytesIn > 0 || lasted >= this.#backoff.maxDelay;
       if (isProven) this.#backoff.reset();
       else if (!this.#backoff.failed()) throw cause;
-      else notify(this.#options.onRetry, reportError, cause);
+      else this.#reportRetry(lost, cause);
       await this.#connectAgain();
     } catch (error) {
       if (!this.#end) this.#finish({ by: "fault", cause: error });
     }
+  }
+
+  #reportRetry(lost: Connection, cause: Error): void {
+    const error = explain(`Cannot stay connected to ${lost.peer}`, cause);
+    notify(this.#options.onRetry, reportError, error);
   }
 
   /** What the kernel still has is the script's; a connection that was cut has no more. */
