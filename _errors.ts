@@ -218,10 +218,19 @@ export class InvalidMessageError extends CommunicationError {
   }
 }
 
-/** The text of anything thrown, without the number of the kernel's error. */
+/** The text of anything thrown, without the number of the kernel's error; never throws. */
 export function reason(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
-  return text.replace(/ \(os error \d+\)$/, "");
+  return textOf(() => error instanceof Error ? error.message : error)
+    .replace(/ \(os error \d+\)$/, "");
+}
+
+/** Text that a script made, which may be anything, or throw when it is asked for. */
+function textOf(get: () => unknown): string {
+  try {
+    return String(get());
+  } catch {
+    return "an error that can't be shown";
+  }
 }
 
 /** The same kind of error as `cause`, with a message that says what it stopped. */
@@ -262,7 +271,7 @@ export class Reports {
   add(error: Error, client?: Address): void {
     const what = client ? formatAddress(client) : "";
     if (this.#onError) this.#call(this.#onError, what, error, client);
-    else this.#write(what, error.message);
+    else this.#write(what, reason(error));
   }
 
   /** Reports what a callback of the script has thrown. */
@@ -322,10 +331,11 @@ function print(text: string): void {
 }
 
 function stackOf(error: Error): string {
-  return error.stack ?? String(error);
+  return textOf(() => error.stack ?? error);
 }
 
-function toError(thrown: unknown): Error {
+/** What was thrown, as an error. */
+export function toError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new CommunicationError(
     `Caught ${show(thrown)}, which is not an Error`,
     { cause: thrown },

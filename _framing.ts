@@ -157,6 +157,7 @@ export class FrameDecoder {
       const messages = this.#takeWindow();
       if (messages) return messages;
     }
+    return undefined;
   }
 
   /** Decodes the next window at once; its messages, if it has any. */
@@ -168,7 +169,7 @@ export class FrameDecoder {
     const size = Math.min(this.#window, most);
     const to = this.#scanned = Math.min(start + size, this.#end);
     const last = this.#lastTerminator(from, to, to - start === size);
-    if (last === NONE) return;
+    if (last === NONE) return undefined;
     const end = last === UNKNOWN ? characterEnd(this.#buffer, start, to) : last;
     const text = decodeShort(this.#buffer, start, end) ??
       decoder.decode(this.#buffer.subarray(start, end));
@@ -177,6 +178,7 @@ export class FrameDecoder {
     }
     if (to - start === most) this.#refuse();
     this.#setAside(text, end);
+    return undefined;
   }
 
   /** Where the window's last terminator begins, NONE or UNKNOWN. */
@@ -466,6 +468,7 @@ function encodeLent(text: string): EncodedText | undefined {
   }
   if (read === text.length) return { buffer, written };
   giveBack(buffer);
+  return undefined;
 }
 
 interface EncodedText {

@@ -11,6 +11,7 @@ import { CommunicationError, reason } from "./_errors.ts";
 
 /** IPv4 addresses are those from ::ffff:0:0 on ({@link https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2}). */
 const IPV4: bigint = 0xffff_0000_0000n;
+const IPV4_BITS = 32n;
 const MAX_REMEMBERED = 1_000;
 
 /** By how they were written, since parsing takes longer than sending a datagram. */
@@ -98,7 +99,8 @@ export function refusal(
  *
  * @param ranges Ranges such as `"192.168.1.0/24"` or `"fd00::/64"`, or single
  * addresses. An IPv4 address is four decimal numbers without leading zeros. An IPv4
- * range fits IPv4-mapped IPv6 addresses too.
+ * range fits IPv4-mapped IPv6 addresses too; an IPv6 range fits neither, but for
+ * `"::/0"`, which is every address.
  * @returns A function that says whether the IP address of a peer, written as Deno
  * writes it, is in a range.
  * @throws {TypeError} If there is no range, or one that is not an IP address and a
@@ -125,8 +127,11 @@ export function allowCidr(...ranges: string[]): (peer: Address) => boolean {
   const parsed = ranges.map(parseRange);
   return ([ip]) => {
     const bits = parseExactIp(ip);
-    return bits !== undefined &&
-      parsed.some(({ base, shift }) => bits >> shift === base);
+    if (bits === undefined) return false;
+    const isPeerIpv4 = bits >> IPV4_BITS === IPV4 >> IPV4_BITS;
+    return parsed.some(({ base, shift, isIpv6 }) =>
+      !(isIpv6 && isPeerIpv4) && bits >> shift === base
+    );
   };
 }
 
@@ -134,6 +139,8 @@ export function allowCidr(...ranges: string[]): (peer: Address) => boolean {
 interface Range {
   base: bigint;
   shift: bigint;
+  /** Whether IPv4 addresses are none of it: a short prefix would take in all of them. */
+  isIpv6: boolean;
 }
 
 function parseRange(range: string): Range {
@@ -148,11 +155,19 @@ function parseRange(range: string): Range {
   const bits = /[%[\]]/.test(host) ? undefined : parseExactIp(host);
   if (bits === undefined || rest.length > 0) throw badRange(range, RANGE_FORMS);
   const size = host.includes(":") ? 128 : 32;
-  if (prefix !== undefined && !(/^\d+$/.test(prefix) && +prefix <= size)) {
-    throw badRange(range, `it takes a prefix of 0 to ${size} bits`);
+  const isMapped = size === 128 && bits >> IPV4_BITS === IPV4 >> IPV4_BITS;
+  const least = isMapped ? 96 : 0;
+  if (prefix !== undefined && !isPrefix(prefix, least, size)) {
+    throw badRange(range, `it takes a prefix of ${least} to ${size} bits`);
   }
-  const shift = BigInt(size - Number(prefix ?? size));
-  return { base: bits >> shift, shift };
+  const length = Number(prefix ?? size);
+  const shift = BigInt(size - length);
+  const isIpv6 = size === 128 && !isMapped && length > 0;
+  return { base: bits >> shift, shift, isIpv6 };
+}
+
+function isPrefix(text: string, least: number, most: number): boolean {
+  return /^\d+$/.test(text) && +text >= least && +text <= most;
 }
 
 const RANGE_FORMS =
@@ -177,19 +192,12 @@ export type Reach = "one" | "broadcast" | "unknown";
 /** By host, as far as they were asked for since the list was made. */
 const known = new Map<string, Reach>();
 const MAX_KNOWN = 1_000;
-/** Every how many questions to look at the clock. */
-const ASKS_PER_LOOK = 100;
-let asks = 0;
 let networks = new Set<bigint>();
 let expires = -Infinity;
 
 /** Whether datagrams to this host go to one address or to every machine of a network. */
 export function reach(hostname: string): Reach {
-  // The clock is not asked for each datagram: it takes a while.
-  if (--asks <= 0 || known.size >= MAX_KNOWN) {
-    asks = ASKS_PER_LOOK;
-    if (performance.now() >= expires || known.size >= MAX_KNOWN) refresh();
-  }
+  if (performance.now() >= expires || known.size >= MAX_KNOWN) refresh();
   let answer = known.get(hostname);
   if (answer === undefined) known.set(hostname, answer = check(hostname));
   return answer;
@@ -204,9 +212,13 @@ function check(hostname: string): Reach {
 }
 
 function refresh(): void {
-  expires = performance.now() + FRESH_MS;
   known.clear();
-  networks = directed();
+  try {
+    networks = directed();
+    expires = performance.now() + FRESH_MS;
+  } catch {
+    // No descriptor is left to ask with: what was known holds, until it can be asked again.
+  }
 }
 
 /** The broadcast addresses of the networks that this machine is in, as far as it may know them. */

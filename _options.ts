@@ -54,11 +54,19 @@ export function checkNames(
   args: readonly string[] = [],
 ): asserts options is object {
   if (!isBag(options)) throw refuseOptions(options, table);
+  let isEmpty = true;
   for (const name in options) {
+    isEmpty = false;
     // Much faster than Object.hasOwn().
     if (!(name in table) || name in Object.prototype) {
       throw refuseName(name, caller, Object.keys(table), args);
     }
+  }
+  // A promise, a Map, a boxed number: what looks like no options at all.
+  if (
+    isEmpty && Object.prototype.toString.call(options) !== "[object Object]"
+  ) {
+    throw refuseOptions(options, table);
   }
 }
 

@@ -195,7 +195,7 @@ export class ServedClient {
   #handleOne(message: string | Error): Promise<void> | undefined {
     if (typeof message !== "string") return this.#refuse(message);
     const { callback } = this.#host;
-    if (!callback) return;
+    if (!callback) return undefined;
     try {
       this.#context ??= new Context(this.#connection);
       const reply = callback(message, this.address, this.#context);
@@ -204,6 +204,7 @@ export class ServedClient {
     } catch (error) {
       this.#host.reports.thrown("Message callback", error, this.address);
     }
+    return undefined;
   }
 
   async #replyLater(reply: PromiseLike<Reply>): Promise<void> {

@@ -42,6 +42,7 @@ import {
   CommunicationError,
   explain,
   Reports,
+  toError,
 } from "./_errors.ts";
 import { checkMessage, encodeFrame, maxMessageBytes } from "./_framing.ts";
 import { allowCidr, refusal } from "./_ip.ts";
@@ -375,9 +376,9 @@ export class TCPServer implements AsyncDisposable, Disposable {
   /** Not `for await (… of listener)`: that ends at the first failure. */
   async #accept(): Promise<void> {
     for (let pause = MIN_PAUSE_MS; !this.#stopped;) {
+      let tcp: Deno.TcpConn;
       try {
-        this.#welcome(await this.#listener.accept());
-        pause = MIN_PAUSE_MS;
+        tcp = await this.#listener.accept();
       } catch (error) {
         if (this.#stopped) return;
         this.#reports.add(
@@ -388,6 +389,14 @@ export class TCPServer implements AsyncDisposable, Disposable {
         );
         await this.#pause.wait(pause);
         pause = Math.min(pause * 2, MAX_PAUSE_MS);
+        continue;
+      }
+      pause = MIN_PAUSE_MS;
+      try {
+        this.#welcome(tcp);
+      } catch (error) {
+        tcp.close();
+        this.#reports.add(toError(error));
       }
     }
   }

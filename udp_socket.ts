@@ -297,7 +297,7 @@ export class UDPSocket
     if (refused) {
       this.#stats.datagramsDropped++;
       // A plain no is what was asked for; anything else is a fault of allow().
-      return refused.cause || refused instanceof TypeError
+      return Object.hasOwn(refused, "cause") || refused instanceof TypeError
         ? refused
         : undefined;
     }

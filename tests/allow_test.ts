@@ -123,8 +123,11 @@ Deno.test("allowCidr() allows what a comparison bit by bit does", () => {
   fc.assert(
     fc.property(ranges, written, (ranges, [bytes, text]) => {
       const allow = allowCidr(...ranges.map(({ text }) => text));
+      // A short IPv6 prefix takes in no IPv4 address, but for ::/0.
+      const isIpv4 = shares(bytes, MAPPED, 96);
       const expected = ranges.some(({ base, prefix }) =>
-        shares(base, bytes, prefix)
+        shares(base, bytes, prefix) &&
+        !(isIpv4 && prefix > 0 && prefix < 96)
       );
       assertEquals(allow([text, 70001]), expected);
     }),
@@ -332,6 +335,28 @@ Deno.test("allowCidr() takes zeros that mean nothing else", () => {
   assert(allowCidr("fd00:0000:0010::0/64")(["fd00:0:10::1", 1]));
 });
 
+Deno.test("allowCidr() lets no IPv4 address in by an IPv6 range", () => {
+  for (const range of ["::/1", "::/64", "::1/64", "::/95"]) {
+    const allow = allowCidr(range);
+    for (const ip of ["203.0.113.9", "::ffff:203.0.113.9"]) {
+      assertEquals(allow([ip, 1]), false, `${ip} in ${range}`);
+    }
+    assertEquals(allow(["::1", 1]), true, range);
+  }
+});
+
+Deno.test("allowCidr() refuses an IPv4-mapped range with the prefix of an IPv4 one", () => {
+  assertThrows(
+    () => allowCidr("::ffff:192.168.1.0/24"),
+    TypeError,
+    "it takes a prefix of 96 to 128 bits",
+  );
+  const allow = allowCidr("::ffff:192.168.1.0/120");
+  assertEquals(allow(["192.168.1.7", 1]), true);
+  assertEquals(allow(["::ffff:192.168.1.7", 1]), true);
+  assertEquals(allow(["192.168.2.7", 1]), false);
+});
+
 // Servers
 
 /** Every answer of allow() that is no yes. */
@@ -348,6 +373,24 @@ const REFUSALS: Record<string, { allow: () => unknown; text: string }> = {
       throw 7;
     },
     text: "allow() failed: 7",
+  },
+  "throws null": {
+    allow: () => {
+      throw null;
+    },
+    text: "allow() failed: null",
+  },
+  "throws an Error whose message is no text": {
+    allow: () => {
+      throw Object.assign(new Error(), { message: { code: 7 } });
+    },
+    text: "allow() failed: [object Object]",
+  },
+  "throws what has no text": {
+    allow: () => {
+      throw Object.create(null);
+    },
+    text: "allow() failed: an error that can't be shown",
   },
   "returns a promise of true": {
     allow: () => Promise.resolve(true),

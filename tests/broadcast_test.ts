@@ -103,6 +103,38 @@ Deno.test("reach() lets other addresses pass", () => {
   assertEquals(ORDINARY.filter((host) => reach(host) !== "one"), []);
 });
 
+Deno.test("reach() goes by what it knew where the networks can't be asked for", () => {
+  const original = Deno.networkInterfaces;
+  const now = performance.now;
+  using stack = new DisposableStack();
+  stack.defer(() => {
+    Deno.networkInterfaces = original;
+    performance.now = now;
+  });
+  const card = {
+    family: "IPv4" as const,
+    name: "eth0",
+    address: "10.9.8.1",
+    netmask: "255.255.255.0",
+    cidr: "10.9.8.1/24",
+    mac: "",
+    scopeid: null,
+  };
+  const later = (ms: number) =>
+    performance.now = () => now.call(performance) + ms;
+  // Every question looks at the clock, so the first one that comes too late asks anew.
+  later(1e9);
+  Deno.networkInterfaces = () => [card];
+  assertEquals(reach("10.9.8.255"), "broadcast");
+  later(2e9);
+  Deno.networkInterfaces = () => {
+    throw new Error("Too many open files");
+  };
+  assertEquals([reach("10.9.8.255"), reach("10.9.8.7")], ["broadcast", "one"]);
+  Deno.networkInterfaces = () => [];
+  assertEquals(reach("10.9.8.255"), "one");
+});
+
 Deno.test("reach() knows of no name where it leads", () => {
   assertEquals(NAMES.filter((host) => reach(host) !== "unknown"), []);
 });

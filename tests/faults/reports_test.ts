@@ -51,6 +51,23 @@ async function stop(port: FreePort, process: Process) {
   return await process.ended();
 }
 
+test("TCPServer serves on after a callback threw an error whose stack can't be read", async () => {
+  using port = freePort();
+  const broken = `onConnect: () => {
+    throw Object.defineProperty(new Error("boom"), "stack", {
+      get() { throw new Error("no stack"); },
+    });
+  }`;
+  await using process = await run(port, broken);
+  using peer = await connect(port);
+  await peer.write("throw\x03ping\x03");
+  assertEquals(await peer.read(), "ping");
+  peer.conn.close();
+  const { code, stderr } = await stop(port, process);
+  assertEquals(code, 0, stderr);
+  assertMatch(stderr, /onConnect failed for .*: an error that can't be shown/);
+});
+
 // Ways in which a report can fail
 
 const UNWRITABLE: [what: string, options: string, stderr: string][] = [
