@@ -30,8 +30,10 @@ export const LINGER_MS = 1_000;
 const STUCK_MS = 5_000;
 /** How long closing waits for a peer that takes what is pending little by little, in ms. */
 const MAX_FLUSH_MS = 10_000;
+/** How often closing looks whether the peer takes anything, in ms. */
+const FLUSH_LOOK_MS = 500;
 /** How long a write that is under way may take to end once its socket is closed, in ms. */
-const SETTLE_MS = 100;
+const SETTLE_MS = 500;
 /** Bytes that may be held untaken while reading goes on, so that an end behind them is seen. */
 const READ_AHEAD_BYTES = 4096;
 /**
@@ -204,6 +206,21 @@ export class Connection implements Link {
   /** The memory that messages take which the kernel has not taken, in bytes. */
   get unsentCost(): number {
     return this.#outbox.cost;
+  }
+
+  /** The same, if every character that is not encoded takes as many bytes as it can. */
+  get unsentCostAtMost(): number {
+    return this.#outbox.costAtMost;
+  }
+
+  /** Encodes what waits, so that its bytes are known. */
+  pack(): void {
+    this.#outbox.pack();
+  }
+
+  /** Whether nothing more will arrive, and its owner knows. */
+  get over(): boolean {
+    return !this.#readable && this.#end !== undefined;
   }
 
   /** The other end, in an error message. */
@@ -383,16 +400,16 @@ export class Connection implements Link {
   async #pump(): Promise<void> {
     // The rest of the turn joins.
     await null;
-    let batch: Batch | undefined;
     try {
-      while (!this.#released && (batch = this.#outbox.next())) {
+      for (let batch; !this.#released && (batch = this.#outbox.next());) {
         await this.#write(batch);
         if (this.#settled) return;
         this.#stats.messagesOut += this.#outbox.shift();
       }
     } catch (error) {
+      if (this.#settled) return;
       // A write with TLS that fails does not tell how much had left before.
-      if (batch && this.#conn.encrypted) batch.sent = batch.tried;
+      if (this.#conn.encrypted) this.#outbox.assumeSent();
       this.#writeFailed(error);
     }
     this.#writing = undefined;
@@ -467,16 +484,22 @@ export class Connection implements Link {
   async settled(): Promise<void> {
     if (this.#writing) await within(SETTLE_MS, this.#writing);
     this.#settled = true;
+    // It never ended: with TLS anything may have left.
+    if (this.#writing && this.#conn.encrypted) this.#outbox.assumeSent();
   }
 
-  /** Whether all is with the kernel in time; gives up on a peer that takes nothing. */
+  /**
+   * Whether all is with the kernel in time; gives up on a peer that takes nothing. It
+   * counts looks, not time: while the script holds the event loop up nothing can leave.
+   */
   async flush(): Promise<boolean> {
-    const end = performance.now() + MAX_FLUSH_MS;
-    while (this.#isWriting) {
+    let stuck = 0;
+    for (let look = 0; this.#isWriting; look++) {
+      if (look >= MAX_FLUSH_MS / FLUSH_LOOK_MS) return false;
       const seen = this.#bytesOut;
-      await within(STUCK_MS, this.flushed());
-      const isStuck = this.#isWriting && this.#bytesOut === seen;
-      if (isStuck || performance.now() > end) return false;
+      await within(FLUSH_LOOK_MS, this.flushed());
+      stuck = this.#bytesOut === seen ? stuck + 1 : 0;
+      if (this.#isWriting && stuck >= STUCK_MS / FLUSH_LOOK_MS) return false;
     }
     return !this.broken;
   }
@@ -719,6 +742,8 @@ export class Outbox {
   #bytes = 0;
   /** How many messages wait or are being written. */
   count = 0;
+  /** Why nothing more is sent. */
+  #ended: Error | undefined;
 
   /** @param each Whether each message has a promise of its own, and outlives a connection. */
   constructor(each = false) {
@@ -738,6 +763,11 @@ export class Outbox {
   /** The memory that they take, in bytes. */
   get cost(): number {
     return this.#bytes + this.count * MESSAGE_OVERHEAD_BYTES;
+  }
+
+  /** The same, if every character that is not encoded takes as many bytes as it can. */
+  get costAtMost(): number {
+    return this.cost + 2 * (this.#open?.textBytes ?? 0);
   }
 
   /** Takes in a message that was checked, or its frame; returns its batch. */
@@ -773,10 +803,7 @@ export class Outbox {
   /** Encodes what waits: it takes less memory then, and its bytes are known. */
   pack(): void {
     const batch = this.#open;
-    if (!batch) return;
-    const before = batch.size;
-    batch.pack();
-    this.#bytes += batch.size - before;
+    if (batch) this.#resized(batch, () => batch.pack());
   }
 
   /** The batch to write next, which nothing joins from here on. */
@@ -784,7 +811,20 @@ export class Outbox {
     const [batch] = this.#batches;
     this.#busy = batch !== undefined;
     if (batch === this.#open) this.#open = undefined;
+    if (batch) this.#resized(batch, () => batch.prepare());
     return batch;
+  }
+
+  /** What the first batch tried to send with a write that failed may have left. */
+  assumeSent(): void {
+    const [batch] = this.#batches;
+    if (batch) batch.sent = batch.tried;
+  }
+
+  #resized(batch: Batch, change: () => void): void {
+    const before = batch.size;
+    change();
+    this.#bytes += batch.size - before;
   }
 
   /** The first batch is with the kernel; returns how many messages it had. */
@@ -839,11 +879,14 @@ export class Outbox {
       this.pack();
       this.#batches.push(...waiting);
       this.#open = open;
+      // What was posted may have ended it all.
+      if (this.#ended) this.end(this.#ended);
     }
   }
 
   /** Nothing more will be sent. */
   end(error: Error): void {
+    this.#ended = error;
     const batches = this.#batches;
     this.#batches = [];
     this.#open = undefined;

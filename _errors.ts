@@ -245,8 +245,9 @@ export function explain(what: string, cause: unknown): Error {
   return error;
 }
 
-/** How many errors are written to standard error in a second. */
+/** How many errors are written to standard error in a second, and how much of each. */
 const MAX_LINES = 10;
+const MAX_CHARACTERS = 4_000;
 const SECOND_MS = 1_000;
 
 /**
@@ -309,7 +310,9 @@ export class Reports {
       this.#timer = setTimeout(() => this.end(), SECOND_MS);
       Deno.unrefTimer(this.#timer);
     }
-    print(what === "" ? text : `${what}: ${text}`);
+    const line = what === "" ? text : `${what}: ${text}`;
+    const isLong = line.length > MAX_CHARACTERS;
+    print(isLong ? `${line.slice(0, MAX_CHARACTERS)} …` : line);
   }
 
   /** Writes how many were only counted. */

@@ -529,6 +529,8 @@ export class FrameEncoder {
   /** … and behind them the messages that are not. */
   #texts: string[] = [];
   #textBytes = 0;
+  /** The buffer that the frames are in, where it is lent. */
+  #lent: Uint8Array<ArrayBuffer> | undefined;
   #ownWrite = false;
   /** How many messages there are. */
   count = 0;
@@ -536,6 +538,11 @@ export class FrameEncoder {
   /** How many bytes the frames take: what is not encoded counts a byte for each character. */
   get size(): number {
     return this.#encoded + this.#textBytes;
+  }
+
+  /** How much of that is not encoded. */
+  get textBytes(): number {
+    return this.#textBytes;
   }
 
   /** Whether another message may leave in the same write. */
@@ -570,19 +577,30 @@ export class FrameEncoder {
 
   /**
    * Encodes what is going to wait. Bytes take less room than texts, and a text that is
-   * part of another one keeps all of that in memory. Only a long message stays a text.
+   * part of another one keeps all of that in memory.
    */
   pack(): void {
+    if (this.#texts.length > 0) this.#encode(this.#takeTexts());
+  }
+
+  /** Encodes what is about to be written, but a long message: that is encoded in pieces. */
+  prepare(): void {
     const [first] = this.#texts;
-    if (first === undefined) return;
-    if (first.length >= PIECE_BYTES) {
-      this.#textBytes = frameLength(first);
-      return;
-    }
+    if (first === undefined || first.length >= PIECE_BYTES) return;
+    if (this.#encoded > 0) return this.pack();
+    const text = this.#takeTexts();
+    const lent = encodeLent(text);
+    if (!lent) return this.#encode(text);
+    this.#lent = lent.buffer;
+    this.#chunks = [lent.buffer.subarray(0, lent.written)];
+    this.#encoded = lent.written;
+  }
+
+  #takeTexts(): string {
     const text = this.#texts.join(TERMINATOR_TEXT) + TERMINATOR_TEXT;
     this.#texts = [];
     this.#textBytes = 0;
-    this.#encode(text);
+    return text;
   }
 
   /** Into what is free, and then into a chunk for the rest. */
@@ -600,6 +618,10 @@ export class FrameEncoder {
       else if (read < rest.length) this.#free = NOTHING;
       rest = rest.slice(read);
     }
+    if (this.#free.length <= MAX_SPARE_BYTES) return;
+    const last = this.#chunks.pop() ?? NOTHING;
+    this.#chunks.push(last.slice());
+    this.#free = NOTHING;
   }
 
   /** Begins a chunk: the more there is, the larger, but never for much more than there is. */
@@ -620,32 +642,17 @@ export class FrameEncoder {
 
   /** The frames in pieces to write, each of which is valid until the next. */
   *pieces(): Generator<Uint8Array<ArrayBuffer>> {
-    if (this.#encoded > 0) {
-      this.pack();
-      return yield* joinSmall(this.#chunks);
-    }
-    const [first] = this.#texts;
-    if (first === undefined) return;
-    const text = this.#texts.length === 1
-      ? first
-      : this.#texts.join(TERMINATOR_TEXT);
-    const lent = encodeLent(text);
-    if (!lent) return yield* encodeLong(text);
-    const { buffer, written } = lent;
-    buffer[written] = TERMINATOR;
-    yield buffer.subarray(0, written + 1);
-    giveBack(buffer);
+    this.prepare();
+    const [long] = this.#texts;
+    if (long !== undefined) return yield* encodeLong(long);
+    yield* joinSmall(this.#chunks);
+    if (this.#lent) giveBack(this.#lent);
+    this.#lent = undefined;
   }
 
   /** Takes out the messages whose frames are whole in the first bytes; returns their number. */
   drop(bytes: number): number {
     this.pack();
-    if (this.#texts.length > 0) {
-      if (bytes < this.size) return 0;
-      this.#texts = [];
-      this.#textBytes = 0;
-      return this.#forget(1);
-    }
     const all = concat(this.#chunks);
     const end = all.subarray(0, Math.min(bytes, all.length))
       .lastIndexOf(TERMINATOR) + 1;
@@ -654,18 +661,13 @@ export class FrameEncoder {
     this.#chunks = [all.slice(end)];
     this.#free = NOTHING;
     this.#encoded -= end;
-    return this.#forget(whole);
-  }
-
-  #forget(messages: number): number {
-    this.count -= messages;
-    return messages;
+    this.count -= whole;
+    return whole;
   }
 
   /** Takes out the first message. */
   dropFirst(): void {
     this.pack();
-    if (this.#texts.length > 0) return void this.drop(this.size);
     this.drop(concat(this.#chunks).indexOf(TERMINATOR) + 1);
   }
 }

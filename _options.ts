@@ -310,11 +310,15 @@ export function isPromise(value: unknown): value is PromiseLike<unknown> {
 
 /** A value in an error message: short, and never one that throws itself. */
 export function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "object" && value !== null) {
-    return Array.isArray(value) ? "an array" : "an object";
+  try {
+    if (typeof value === "string") return JSON.stringify(value);
+    if (typeof value === "object" && value !== null) {
+      return Array.isArray(value) ? "an array" : "an object";
+    }
+    return typeof value === "function" ? "a function" : String(value);
+  } catch {
+    return "an object"; // a revoked proxy
   }
-  return typeof value === "function" ? "a function" : String(value);
 }
 
 /** Calls a callback of the options, if there is one; what it throws or rejects with goes to `failed`. */

@@ -380,11 +380,11 @@ export class ReconnectingLink implements Link {
 
   /** What the kernel still has is the script's; a connection that was cut has no more. */
   async #readOut(lost: Connection): Promise<void> {
-    const end = performance.now() + LINGER_MS;
     for (this.#keep(lost); lost.readable; this.#keep(lost)) {
-      const left = end - performance.now();
-      if (left <= 0 || this.#keptBytes >= MAX_KEPT_BYTES || this.#end) return;
-      await within(left, lost.reading);
+      if (this.#keptBytes >= MAX_KEPT_BYTES || this.#end) return;
+      const seen = lost.bytesIn;
+      await within(LINGER_MS, lost.reading);
+      if (lost.readable && lost.bytesIn === seen) return;
     }
   }
 
@@ -416,6 +416,8 @@ export class ReconnectingLink implements Link {
 
   readonly #abort = (): void => {
     const cause: unknown = this.#options.signal?.reason;
+    // What had arrived is still the script's.
+    if (this.#up) this.#keep(this.#connection);
     this.#connection.destroy(cause);
     this.#finish({ by: "fault", cause });
   };
@@ -425,7 +427,7 @@ export class ReconnectingLink implements Link {
     if (this.#end) return;
     this.#end = end;
     this.#stop();
-    this.#outbox.end(this.#closedError("send to"));
+    this.#endOutbox();
     this.#events.over();
   }
 
@@ -449,8 +451,15 @@ export class ReconnectingLink implements Link {
     // What waits to be sent is sent, where there is a connection.
     const closed = this.#connection.leave();
     if (wasUp) await closed;
-    this.#outbox.end(this.#closedError("send to"));
+    await this.#endOutbox();
     await closed;
+  }
+
+  /** What is wholly with the kernel is sent, and the rest never will be. */
+  async #endOutbox(): Promise<void> {
+    await this.#connection.settled();
+    this.#options.stats.messagesOut += this.#outbox.settleSent();
+    this.#outbox.end(this.#closedError("send to"));
   }
 
   #closedError(what: string): ClosedError {

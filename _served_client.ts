@@ -16,6 +16,7 @@ import {
   type Watcher,
 } from "./_connection.ts";
 import { MessageTooLargeError, type Reports } from "./_errors.ts";
+import { frameLength } from "./_framing.ts";
 import { isPromise, show } from "./_options.ts";
 import { within } from "./_time.ts";
 import type { Conn } from "./_tls.ts";
@@ -159,26 +160,27 @@ export class ServedClient {
     this.#connection.expect(false);
     for (let next: Promise<void> | undefined = wait; next;) {
       await next;
+      // Once for each message: there may always be more to push.
+      await this.#backpressure();
       this.#busy = next = this.#handle();
     }
     this.#connection.expect(true);
-    if (!this.#connection.readable) this.#finish();
+    if (this.#connection.over) this.#finish();
   }
 
   /** Hands messages on; returns what the next one has to wait for. */
   #handle(): Promise<void> | undefined {
-    for (;;) {
-      if (this.#ended || this.#host.stopped) return undefined;
-      const room = this.#backpressure();
-      if (room) return room;
-      const message = this.#take();
-      if (message === undefined) return undefined;
-      const reply = this.#handleOne(message);
-      if (reply) return reply;
+    for (let message; (message = this.#take()) !== undefined;) {
+      const wait = this.#handleOne(message) ?? this.#backpressure();
+      if (wait) return wait;
     }
+    return undefined;
   }
 
   #take(): string | Error | undefined {
+    if (this.#ended || this.#host.stopped || this.#connection.broken) {
+      return undefined;
+    }
     if (this.#next >= this.#messages.length) {
       this.#messages = this.#connection.take() ?? [];
       this.#next = 0;
@@ -217,7 +219,8 @@ export class ServedClient {
 
   #reply(reply: Reply): void {
     // One that is gone gets no reply, and onDisconnect has said so.
-    if (reply === undefined || reply === null || this.#gone) return;
+    if (reply === undefined || reply === null) return;
+    if (this.#gone || this.#connection.broken) return;
     try {
       this.#connection.reply(toMessage(reply));
     } catch (error) {
@@ -239,15 +242,36 @@ export class ServedClient {
    */
   #lost(error: Error | undefined): void {
     this.#context?.abort();
-    if (!this.#connection.broken) return this.#host.leaving(this);
+    if (!this.#connection.broken) {
+      this.#host.leaving(this);
+      this.#watchReplies();
+      return;
+    }
     this.#ended = true;
     this.#connection.destroy();
     this.#tellGone(error);
     this.#host.closed(this);
   }
 
+  /** A client that has ended its side and takes nothing of its replies is given up. */
+  async #watchReplies(): Promise<void> {
+    while (await this.#connection.flush()) {
+      if (!this.#busy) return;
+      await this.#busy;
+    }
+    this.#giveUp();
+  }
+
+  #giveUp(): void {
+    if (this.#gone) return;
+    this.destroy(
+      new Deno.errors.TimedOut("it takes nothing of what is pending"),
+    );
+  }
+
   /** No more messages will come, and all are handed on. */
   async #finish(): Promise<void> {
+    if (!await this.#connection.flush()) this.#giveUp();
     await this.#connection.close();
     this.#tellGone(this.#connection.endError());
     this.#host.closed(this);
@@ -277,7 +301,9 @@ export class ServedClient {
     const end = performance.now() + LINGER_MS;
     this.#ended = true;
     if (this.#busy) await within(LINGER_MS - MIN_LINGER_MS, this.#busy);
-    await this.#connection.close(end - performance.now());
+    const isFlushed = await this.#connection.flush();
+    if (!isFlushed && !this.#connection.broken) this.#giveUp();
+    await this.#connection.close(Math.max(0, end - performance.now()));
     this.#context?.abort();
     this.#tellGone(this.#connection.endError());
     this.#host.closed(this);
@@ -287,9 +313,18 @@ export class ServedClient {
 
   /** Whether one more frame of this size is too much for it. */
   isFull(bytes: number): boolean {
-    const { unsentBytes, unsentCost } = this.#connection;
-    const cost = unsentCost + bytes + MESSAGE_OVERHEAD_BYTES;
-    return unsentBytes > 0 && cost > this.#host.maxSendBufferBytes;
+    const connection = this.#connection;
+    if (connection.unsentBytes === 0) return false;
+    const room = this.#host.maxSendBufferBytes - bytes - MESSAGE_OVERHEAD_BYTES;
+    if (connection.unsentCostAtMost <= room) return false;
+    connection.pack();
+    return connection.unsentCost > room;
+  }
+
+  /** The same of a message, whose bytes are counted only where they matter. */
+  isFullFor(message: string): boolean {
+    return this.isFull(message.length * 3 + 1) &&
+      this.isFull(frameLength(message));
   }
 
   /** Pushes a message. */

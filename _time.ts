@@ -5,14 +5,26 @@
 /** Longer timers fire at once ({@link https://nodejs.org/api/timers.html#settimeoutcallback-delay-args}). */
 export const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** Waits for a promise that does not reject, for so many milliseconds at the most. */
+/** In how many parts a wait looks whether it is over. */
+const PARTS = 5;
+
+/**
+ * Waits for a promise that does not reject, for so many milliseconds at the most: in
+ * parts, since timers come first after the script has held the event loop up, and what
+ * came from the network meanwhile would not count.
+ */
 export async function within(
   ms: number,
   promise: Promise<void>,
 ): Promise<void> {
-  let timer;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
+    let parts = PARTS;
+    const next = () => {
+      if (parts-- === 0) return resolve();
+      timer = setTimeout(next, ms / PARTS);
+    };
+    next();
   });
   await Promise.race([promise, timeout]);
   clearTimeout(timer);
@@ -21,7 +33,8 @@ export async function within(
 /** Ends an attempt when its time is over, or before. */
 export class Deadline {
   readonly #controller = new AbortController();
-  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  #cleared = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** @param ms When, and `what` is missing then. */
   constructor(ms: number, what: string) {
@@ -29,9 +42,15 @@ export class Deadline {
     // this throws then (`ext/net/01_net.js`): who connects has to ask instead.
     this.signal.throwIfAborted = () => {};
     if (ms > MAX_TIMER_MS) return;
-    this.#timer = setTimeout(() => {
+    const end = () =>
       this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
-    }, ms);
+    // What came while the script held the event loop up is seen only after its timers.
+    this.#set(() => this.#set(() => this.#set(end, 0), 0), ms);
+  }
+
+  #set(then: () => void, ms: number): void {
+    if (this.signal.aborted || this.#cleared) return;
+    this.#timer = setTimeout(then, ms);
     // What it limits decides whether the script stays alive.
     Deno.unrefTimer(this.#timer);
   }
@@ -48,6 +67,7 @@ export class Deadline {
 
   /** Lets it be: the attempt has succeeded or failed by itself. */
   clear(): void {
+    this.#cleared = true;
     clearTimeout(this.#timer);
   }
 }

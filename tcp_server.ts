@@ -334,6 +334,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
   readonly #accepting: Promise<void>;
   readonly #pause = new Pause();
   readonly #patience = new Patience();
+  /** Those that are being dropped. */
+  readonly #slow = new Set<ServedClient>();
   #stopped: Promise<void> | undefined;
   #held = true;
 
@@ -381,6 +383,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
         tcp = await this.#listener.accept();
       } catch (error) {
         if (this.#stopped) return;
+        // One that broke off before it was accepted: there is nobody to serve.
+        if (isBreak(error)) continue;
         this.#reports.add(
           explain(
             `Cannot accept a connection on ${this.#format(this.address)}`,
@@ -505,16 +509,26 @@ export class TCPServer implements AsyncDisposable, Disposable {
 
   // Sending
 
-  /** Drops a client that reads too slowly. */
+  /** Drops a client that reads too slowly; what onDisconnect makes of that waits its turn. */
   #dropSlow(client: ServedClient): void {
-    const { maxSendBufferBytes } = this.#settings;
+    this.#slow.add(client);
+    if (this.#slow.size > 1) return;
+    for (const client of this.#slow) this.#drop(client);
+    this.#slow.clear();
+  }
+
+  #drop(client: ServedClient): void {
+    if (!client.open) return;
     this.#stats.slowClientsDropped++;
-    client.destroy(
-      new CommunicationError(
-        `Cannot hold more than ${maxSendBufferBytes} bytes for ${
-          this.#format(client.address)
-        }: it reads too slowly`,
-      ),
+    client.destroy(this.#tooSlow(client));
+  }
+
+  #tooSlow({ address }: ServedClient): CommunicationError {
+    const { maxSendBufferBytes } = this.#settings;
+    return new CommunicationError(
+      `Cannot hold more than ${maxSendBufferBytes} bytes for ${
+        this.#format(address)
+      }: it reads too slowly`,
     );
   }
 
@@ -568,7 +582,11 @@ export class TCPServer implements AsyncDisposable, Disposable {
         `Cannot send to ${this.#format(address)}: no such client is connected`,
       );
     }
-    if (client.isFull(message.length + 1)) this.#dropSlow(client);
+    if (client.isFullFor(message)) {
+      this.#dropSlow(client);
+      // It waits for its turn to be dropped.
+      if (client.open) throw this.#tooSlow(client);
+    }
     return client.send(message);
   }
 
@@ -780,4 +798,11 @@ export class TCPServer implements AsyncDisposable, Disposable {
   [Symbol.dispose](): void {
     this.stop();
   }
+}
+
+/** Whether a connection ended before it was accepted, as accept(2) reports it. */
+function isBreak(error: unknown): boolean {
+  const { ConnectionAborted, ConnectionReset, NotConnected } = Deno.errors;
+  return [ConnectionAborted, ConnectionReset, NotConnected]
+    .some((kind) => error instanceof kind);
 }
