@@ -460,7 +460,8 @@ export class Connection implements Link {
   }
 
   get #isWriting(): boolean {
-    return this.#writing !== undefined && !this.#released;
+    return this.#writing !== undefined && !this.#released &&
+      this.#outbox.count > 0;
   }
 
   /** Settles when everything posted so far is with the kernel, or will never be. */
@@ -489,17 +490,22 @@ export class Connection implements Link {
   }
 
   /**
-   * Whether all is with the kernel in time; gives up on a peer that takes nothing. It
-   * counts looks, not time: while the script holds the event loop up nothing can leave.
+   * Whether everything posted so far is with the kernel in time; gives up on a peer that
+   * takes nothing. It counts looks, not time: while the script holds the event loop up
+   * nothing can leave.
+   *
+   * @param ms How long a peer may take that takes something, in ms.
    */
-  async flush(): Promise<boolean> {
+  async flush(ms: number = MAX_FLUSH_MS): Promise<boolean> {
+    const { last } = this.#outbox;
     let stuck = 0;
-    for (let look = 0; this.#isWriting; look++) {
-      if (look >= MAX_FLUSH_MS / FLUSH_LOOK_MS) return false;
+    for (let look = 0; this.#isWriting && !last?.isSettled; look++) {
+      if (look >= ms / FLUSH_LOOK_MS || stuck >= STUCK_MS / FLUSH_LOOK_MS) {
+        return false;
+      }
       const seen = this.#bytesOut;
       await within(FLUSH_LOOK_MS, this.flushed());
       stuck = this.#bytesOut === seen ? stuck + 1 : 0;
-      if (this.#isWriting && stuck >= STUCK_MS / FLUSH_LOOK_MS) return false;
     }
     return !this.broken;
   }

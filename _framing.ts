@@ -678,7 +678,7 @@ const MAX_UNIT_BYTES = 3;
 /** The most room that is made for messages to come. */
 const MAX_SPARE_BYTES = 16_384;
 
-/** Chunks in a row, the small ones joined. */
+/** Chunks in a row as pieces, the small ones joined. */
 function* joinSmall(
   chunks: readonly Uint8Array<ArrayBuffer>[],
 ): Generator<Uint8Array<ArrayBuffer>> {
@@ -686,15 +686,24 @@ function* joinSmall(
   let bytes = 0;
   for (const chunk of chunks) {
     if (bytes > 0 && bytes + chunk.length > MAX_SPARE_BYTES) {
-      yield small.length === 1 && small[0] ? small[0] : concat(small);
+      yield* cut(small);
       small = [];
       bytes = 0;
     }
     small.push(chunk);
     bytes += chunk.length;
   }
-  if (bytes > 0) {
-    yield small.length === 1 && small[0] ? small[0] : concat(small);
+  yield* cut(small);
+}
+
+/** The chunks in one, cut into pieces. */
+function* cut(
+  chunks: readonly Uint8Array<ArrayBuffer>[],
+): Generator<Uint8Array<ArrayBuffer>> {
+  const [first] = chunks;
+  const all = chunks.length === 1 && first ? first : concat(chunks);
+  for (let at = 0; at < all.length; at += PIECE_BYTES) {
+    yield all.subarray(at, at + PIECE_BYTES);
   }
 }
 

@@ -255,7 +255,7 @@ export class ServedClient {
 
   /** A client that has ended its side and takes nothing of its replies is given up. */
   async #watchReplies(): Promise<void> {
-    while (await this.#connection.flush()) {
+    while (await this.#connection.flush(Infinity)) {
       if (!this.#busy) return;
       await this.#busy;
     }
