@@ -1109,6 +1109,126 @@ Deno.test("FrameDecoderStream asks for no more than is read", async () => {
   await reader.cancel();
 });
 
+/** Numbered messages that take many windows, also after the last fill, and their one chunk. */
+function longChunk(): { messages: string[]; chunk: Bytes } {
+  const messages = Array.from({ length: 23_000 }, (_, i) => `message ${i}`);
+  const chunk = utf8(messages.map((text) => text + END).join(""));
+  return { messages, chunk };
+}
+
+Deno.test("FrameDecoderStream decodes no more of a chunk than is read", async () => {
+  const { messages, chunk } = longChunk();
+  const { decode: realDecode } = TextDecoder.prototype;
+  let decoded = 0;
+  let read = 0;
+  const given: string[] = [];
+  try {
+    TextDecoder.prototype.decode = function (input) {
+      decoded += input?.byteLength ?? 0;
+      return realDecode.call(this, input);
+    };
+    for await (const message of decodeStream([chunk])) {
+      given.push(message);
+      read += `${message}${END}`.length;
+      // What a window begins is decoded again in the next.
+      assertLess(decoded, read + 2 * 8192);
+    }
+  } finally {
+    TextDecoder.prototype.decode = realDecode;
+  }
+  assertEquals(given, messages);
+  // Less would mean that the test measures nothing.
+  assertLess(chunk.length * 0.9, decoded);
+});
+
+Deno.test("FrameDecoderStream settles a write once its chunk is used up", async () => {
+  const { messages, chunk } = longChunk();
+  const stream = new FrameDecoderStream();
+  const writer = stream.writable.getWriter();
+  let read = 0;
+  const readAtSettling = writer.write(chunk).then(() => read);
+  const closed = writer.close();
+  for await (const message of stream.readable) {
+    assertEquals(message, messages[read++]);
+  }
+  await closed;
+  assertEquals(read, messages.length);
+  // The last window is decoded at once.
+  assertLess(messages.length - 8192 / 10, await readAtSettling);
+});
+
+Deno.test("FrameDecoderStream settles the write of a chunk that is decoded at once with its first message", async () => {
+  const stream = new FrameDecoderStream();
+  const writer = stream.writable.getWriter();
+  const reader = stream.readable.getReader();
+  const written = writer.write(utf8(["a", "b", "c", ""].join(END)));
+  assertEquals(await reader.read(), { value: "a", done: false });
+  await written;
+  reader.releaseLock();
+  const closed = writer.close();
+  assertEquals(await Array.fromAsync(stream.readable), ["b", "c"]);
+  await closed;
+});
+
+type Writer = WritableStreamDefaultWriter<Uint8Array>;
+
+Deno.test("FrameDecoderStream ends a write that waits for the reader when either end is given up", async () => {
+  const reason = new Error("enough");
+  const { chunk } = longChunk();
+  const ways: ((stream: FrameDecoderStream, writer: Writer) => void)[] = [
+    (stream) => void stream.readable.cancel(reason),
+    (_, writer) => void writer.abort(reason),
+  ];
+  for (const giveUp of ways) {
+    const stream = new FrameDecoderStream();
+    const writer = stream.writable.getWriter();
+    const written = writer.write(chunk).catch((error) => error);
+    const iterator = stream.readable.values({ preventCancel: true });
+    await iterator.next();
+    await iterator.return?.();
+    giveUp(stream, writer);
+    assertStrictEquals(await written, reason);
+    assertStrictEquals(await writer.closed.catch((error) => error), reason);
+    await readAll(stream.readable);
+  }
+});
+
+Deno.test("FrameDecoderStream holds a bounded part of a chunk as messages, and lets a chunk go", async () => {
+  const code = `
+    const { FrameDecoderStream } = await import("./_framing.ts");
+    function used() {
+      gc();
+      const { heapUsed, external } = Deno.memoryUsage();
+      return heapUsed + external;
+    }
+    const { readable, writable } = new FrameDecoderStream();
+    const writer = writable.getWriter();
+    const reader = readable.getReader();
+    const before = used();
+    const written = writer.write(new Uint8Array(4_194_304).fill(3));
+    await reader.read();
+    const first = used() - before;
+    for (let i = 1; i < 4_194_304; i++) await reader.read();
+    await written;
+    await new Promise((resolve) => setTimeout(resolve));
+    console.log(JSON.stringify([first, used() - before]));
+    await reader.cancel();
+    await writer.closed.catch(() => {});
+  `;
+  await using process = new Process(Deno.execPath(), [
+    "eval",
+    "--v8-flags=--expose-gc",
+    code,
+  ]);
+  const { code: exit, stdout, stderr } = await process.ended();
+  assertEquals([exit, stderr], [0, ""]);
+  const [first, last] = JSON.parse(stdout);
+  // The chunk itself, and what the messages of a window take.
+  assertLess(4_194_304, first);
+  assertLess(first, 4_194_304 + 4_194_304);
+  assertLess(last, 2_097_152);
+});
+
 Deno.test("FrameDecoderStream refuses chunks that are not bytes", async () => {
   for (const chunk of ["a", [97, 3], 5, {}, new Uint16Array([97, 3])]) {
     const stream = new FrameDecoderStream();
