@@ -189,6 +189,9 @@ that nobody asked for go to standard error.`,
     const conversation = new Conversation(client, session, settings);
     try {
       await session.until(conversation.run());
+      if (session.interactive && session.endedByUser) {
+        session.note("you have ended the connection");
+      }
     } finally {
       await client.disconnect();
       await conversation.finished();
@@ -235,6 +238,8 @@ class Conversation {
         pause(this.#settings.wait, this.#session),
       ]);
     }
+    // It is this side that has ended it.
+    if (this.#session.signal.aborted) return;
     if (this.#session.interactive) {
       return this.#session.note("the server has closed the connection");
     }

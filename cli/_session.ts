@@ -182,6 +182,8 @@ export class Session implements Disposable {
   failed = false;
   /** Whether the reader of the output has gone, such as `head`: that ends all, and is no failure. */
   unread = false;
+  /** Whether Ctrl-C, or a signal like it, has ended all. */
+  endedByUser = false;
   /** Whether events are shown as JSON. */
   json = false;
   /** Whether somebody types the lines. */
@@ -194,6 +196,7 @@ export class Session implements Disposable {
   readonly #interrupted: Promise<void>;
   readonly #interrupt = () => {
     if (this.signal.aborted) Deno.exit(130);
+    this.endedByUser = true;
     this.#stop();
   };
   readonly #stop = () => this.#end.abort(new Interrupted());

@@ -1598,6 +1598,31 @@ Deno.test({
 });
 
 Deno.test({
+  name: "cli connect on a terminal tells that Ctrl-C has ended the connection",
+  ignore: !hasPython || isWindows,
+  async fn() {
+    for (const mode of [[], ["--request"]]) {
+      using port = freePort();
+      await using watched = serve(port, silence);
+      await using tool = cliOnTerminal(
+        ["NO_COLOR=1"],
+        ...["connect", ...mode, LOOPBACK, port.port],
+      );
+      assertMatch(await tool.read("\r\n"), /^connected to /);
+      await watched.connected;
+      await tool.write("\x03");
+      const { code, stdout } = await tool.ended();
+      assertEquals(code, 0);
+      assertEquals(
+        stdout.replace("^C", ""),
+        "you have ended the connection\r\n",
+      );
+      assertEquals(await watched.gone, undefined);
+    }
+  },
+});
+
+Deno.test({
   name: "cli listen on a terminal colours who comes, goes and says what",
   ignore: !hasPython || isWindows,
   async fn() {
