@@ -97,6 +97,11 @@ export class Output implements Disposable {
     this.#writing ??= this.#write();
   }
 
+  /** Whether everything is dropped, as after a failed write. */
+  get dead(): boolean {
+    return this.#dead;
+  }
+
   /** Settles when everything is written, or will never be. */
   flushed(): Promise<void> | undefined {
     return this.#writing;
@@ -232,6 +237,8 @@ export class Session implements Disposable {
     }
     this.failed = true;
     this.warn(`Cannot write to standard output: ${reason(error)}`);
+    // Each further message would be taken from the peer and lost.
+    if (this.#stdout.dead) this.#stop();
   }
 
   /** Colours a part of a text for {@linkcode Session.show}. */

@@ -1468,6 +1468,34 @@ Deno.test({
 });
 
 Deno.test({
+  name: "cli ends with 1 at the first output that can't be written",
+  ignore: !isLinux,
+  async fn() {
+    for (const command of ["connect", "listen", "udp", "ping"]) {
+      using port = freePort();
+      await using _watched = command === "connect" || command === "ping"
+        ? serve(port, echo)
+        : undefined;
+      const operands = {
+        connect: [LOOPBACK, `${port.port}`],
+        ping: ["--interval=0", LOOPBACK, `${port.port}`],
+      }[command] ?? ["--json", "--hostname", LOOPBACK, `${port.port}`];
+      await using tool = new Process("sh", [
+        ...["-c", 'exec "$@" > /dev/full', "sh", Deno.execPath()],
+        ...[...denoRun(NETWORK), command, ...operands],
+      ]);
+      if (command === "connect") await tool.write("status\n");
+      const { code, stderr } = await tool.ended();
+      assertEquals({ command, code }, { command, code: 1 });
+      assertStringIncludes(
+        stderr,
+        "Cannot write to standard output: No space left on device\n",
+      );
+    }
+  },
+});
+
+Deno.test({
   name: "cli ends as it would where its error output can't be written",
   ignore: !isLinux,
   async fn() {
