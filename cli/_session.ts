@@ -9,7 +9,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import { type Address, formatAddress } from "../_address.ts";
 import { NAME } from "./_args.ts";
 import { LineSplitter, NEWLINE } from "./_lines.ts";
-import { ClosedError, InvalidMessageError, reason } from "../_errors.ts";
+import {
+  ClosedError,
+  explain,
+  InvalidMessageError,
+  reason,
+} from "../_errors.ts";
 
 /** Unwritten characters from which on a command should wait before it shows more … */
 const HIGH_WATER_BYTES = 65_536;
@@ -326,7 +331,9 @@ export class Session implements Disposable {
     const splitter = new LineSplitter(maxBytes, (error) => this.fail(error));
     const buffer = new Uint8Array(HIGH_WATER_BYTES);
     for (;;) {
-      const count = await Deno.stdin.read(buffer);
+      const count = await Deno.stdin.read(buffer).catch((error) => {
+        throw explain("Cannot read standard input", error);
+      });
       if (count === null) break;
       yield splitter.split(buffer.subarray(0, count));
     }

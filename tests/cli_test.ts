@@ -1496,6 +1496,25 @@ Deno.test({
 });
 
 Deno.test({
+  name: "cli says that standard input can't be read",
+  ignore: !isLinux,
+  async fn() {
+    using port = freePort();
+    await using watched = serve(port, silence);
+    await using tool = new Process("sh", [
+      ...["-c", 'exec "$@" < /', "sh", Deno.execPath()],
+      ...[...denoRun(NETWORK), "connect", LOOPBACK, `${port.port}`],
+    ]);
+    assertEquals(await tool.ended(), {
+      code: 1,
+      stdout: "",
+      stderr: "daystar-comm: Cannot read standard input: Is a directory\n",
+    });
+    assertEquals(await watched.gone, undefined);
+  },
+});
+
+Deno.test({
   name: "cli ends as it would where its error output can't be written",
   ignore: !isLinux,
   async fn() {
