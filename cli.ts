@@ -73,7 +73,7 @@ const COMMANDS: Record<string, Command> = { connect, listen, udp, ping, ports };
  *
  * @param args A command, its operands and options, such as `["ports", "70001"]`.
  * @returns The exit code: 0 where all went well, 1 where something failed, 2 where
- * the arguments are wrong. Never rejects.
+ * the arguments are wrong. For an array of strings it never rejects.
  *
  * @example The tool in a script of your own
  * ```ts
