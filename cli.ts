@@ -41,7 +41,8 @@
  * - Slow output slows the peer down: nothing is lost, and memory stays bounded.
  * - Ctrl-C ends it in order: what is pending is sent, and connections are closed.
  *   Output that nobody reads is left out then, and the exit code is 1. A second
- *   Ctrl-C ends it at once, with 130.
+ *   Ctrl-C ends it at once, with 130. At Deno's prompt for a permission the first
+ *   one does; only the prompt for the target of `udp` takes nothing but an answer.
  *
  * @module
  */

@@ -70,7 +70,10 @@ export async function openClient(
     tls: await readTls(args),
     onRetry: (error) => session.note(`trying again: ${error.message}`),
   };
-  const client = await createTcpClient(ip, port, options).catch((error) => {
+  const connecting = createTcpClient(ip, port, options);
+  // Any prompt for the permission has been answered by now.
+  session.catchSignals();
+  const client = await connecting.catch((error) => {
     throw blameServerName(error);
   });
   const peer: Address = client.remoteAddress;

@@ -79,6 +79,7 @@ nothing: Ctrl-C ends it.`,
   async run(args, session) {
     const { maxMessageBytes } = args;
     await using server = startServer(args, session);
+    session.catchSignals();
     showListening(server.address, args, session);
     const work = pushLines(server, session, maxMessageBytes);
     await session.until(work.then(() => server.finished));

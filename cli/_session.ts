@@ -216,6 +216,13 @@ export class Session implements Disposable {
     this.#interrupted = new Promise((resolve) => {
       this.signal.addEventListener("abort", () => resolve(), { once: true });
     });
+  }
+
+  /**
+   * Lets Ctrl-C end everything in order. Call after the first call that may ask for
+   * a permission: Deno's prompt is deaf to a Ctrl-C that a listener catches.
+   */
+  catchSignals(): void {
     for (const signal of endSignals()) {
       Deno.addSignalListener(signal, this.#interrupt);
     }

@@ -63,6 +63,7 @@ ends it.`,
       hostname: hostnameOf(args),
       reuseAddress: args.has("reuse-address"),
     });
+    session.catchSignals();
     if (args.has("broadcast")) socket.enableBroadcast();
     showListening(socket.address, args, session);
     const received = receive(socket, session);

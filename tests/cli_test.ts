@@ -1670,6 +1670,33 @@ Deno.test({
 });
 
 Deno.test({
+  name: "cli ends on Ctrl-C while Deno asks for a permission",
+  ignore: !hasPython || isWindows,
+  async fn() {
+    const python =
+      "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    for (
+      const args of [
+        ["connect", LOOPBACK, "70001"],
+        ["ping", "--retry", LOOPBACK, "70001"],
+        ["listen", "70001"],
+        ["udp", "70001"],
+      ]
+    ) {
+      await using tool = new Process("python3", [
+        ...["-c", python, "env", "-u", "DENO_NO_PROMPT", Deno.execPath()],
+        ...["run", "--no-config", "--unstable-net", "cli.ts", ...args],
+      ]);
+      await tool.read("Allow?");
+      await tool.read("> ");
+      await tool.write("\x03");
+      // By SIGINT, which is -2.
+      assertEquals((await tool.ended()).code, 254);
+    }
+  },
+});
+
+Deno.test({
   name: "cli listen on a terminal colours who comes, goes and says what",
   ignore: !hasPython || isWindows,
   async fn() {
