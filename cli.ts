@@ -39,6 +39,7 @@
  * - What went wrong is told on standard error. The exit code is 0 where all went
  *   well, 1 where something failed, and 2 where it was called wrongly.
  * - Slow output slows the peer down: nothing is lost, and memory stays bounded.
+ *   Output that can't be written, as on a full disk, ends it with 1.
  * - Ctrl-C ends it in order: what is pending is sent, and connections are closed.
  *   Output that nobody reads is left out then, and the exit code is 1. A second
  *   Ctrl-C ends it at once, with 130. At Deno's prompt for a permission the first
