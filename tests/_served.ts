@@ -1,7 +1,7 @@
 // Why: tests of faults need a server whose callbacks can be awaited, and peers
 // that misbehave to the byte.
 
-import { assertEquals, assertInstanceOf } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import { connect } from "node:net";
 import {
@@ -270,6 +270,55 @@ export async function ask(
 /** Lets the event loop turn until something holds that nothing tells of. */
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+/** Waits until a count stands still for so many ticks, in each of which something is at work. */
+export async function standstill(
+  count: () => number,
+  tick: () => Promise<unknown>,
+  ticks = 100,
+): Promise<void> {
+  for (let seen = -1, still = 0; still < ticks;) {
+    await tick();
+    const now = count();
+    still = seen === now ? still + 1 : 0;
+    seen = now;
+  }
+}
+
+/** Asserts that an echo server reads no further from a peer that reads nothing, and loses nothing. */
+export async function assertHeldBack(
+  greedy: Peer<Deno.TcpConn | Deno.TlsConn>,
+  other: TCPClient,
+): Promise<void> {
+  const limit = 256 * KIB; // messages of 1 KiB: no kernel holds as much
+  let sent = 0;
+  let enough = false;
+  const write = async () => {
+    while (!enough && sent < limit) {
+      let text = "";
+      for (let n = 0; n < 64; n++) {
+        text += `${sent + n}`.padStart(KIB - 1) + TERMINATOR;
+      }
+      await greedy.write(text);
+      sent += 64;
+    }
+    await greedy.conn.closeWrite();
+  };
+  const writing = write();
+  // The other client is the clock: the server is at work, and takes no more.
+  await standstill(
+    () => sent,
+    async () => assertEquals(await ask(other, "tick"), "tick"),
+  );
+  assert(sent < limit, "it is read without bound");
+  enough = true;
+  let received = 0;
+  for (let text; (text = await greedy.read()) !== null; received++) {
+    assertEquals(Number(text), received);
+  }
+  await writing;
+  assertEquals(received, sent);
 }
 
 /** Says what docs/reliability.md tells as seen, to whoever asks for it. */

@@ -20,7 +20,15 @@ import {
   type TCPClient,
   type TCPServerOptions,
 } from "../../mod.ts";
-import { ask, KIB, Queue, Served, TERMINATOR, test } from "../_served.ts";
+import {
+  ask,
+  KIB,
+  Queue,
+  Served,
+  standstill,
+  TERMINATOR,
+  test,
+} from "../_served.ts";
 
 const never = new Promise<never>(() => {});
 
@@ -182,11 +190,10 @@ test("MessageCallback that never settles holds up its own client, and reads no f
   const writing = (async () => {
     for (; sent < limit; sent += 64) await stuck.write(piece);
   })().catch(() => {});
-  for (let seen = -1, still = 0; still < 100;) {
-    assertEquals(await ask(other, "ping"), "pong");
-    still = seen === sent ? still + 1 : 0;
-    seen = sent;
-  }
+  await standstill(
+    () => sent,
+    async () => assertEquals(await ask(other, "ping"), "pong"),
+  );
   assertLess(sent, limit);
   assertEquals(called, 1);
   stuck.conn.close();

@@ -3,6 +3,7 @@
 // memory can be seen, and answers others meanwhile.
 
 import { assert, assertEquals, assertLess } from "@std/assert";
+import { delay } from "@std/async";
 import {
   createTcpClient,
   type ServerStats,
@@ -20,6 +21,7 @@ import {
   MIB,
   Peer,
   Served,
+  standstill,
   TERMINATOR,
   test,
   until,
@@ -277,11 +279,10 @@ test("TCPServer reads no further from a client that never reads its replies", as
     }
   })().catch(() => {});
   // The witness is the clock: the server is at work, and takes no more.
-  for (let seen = -1, still = 0; still < 100;) {
-    assertEquals(await ask(victim.witness, "tick"), "tick");
-    still = seen === fed ? still + 1 : 0;
-    seen = fed;
-  }
+  await standstill(
+    () => fed,
+    async () => assertEquals(await ask(victim.witness, "tick"), "tick"),
+  );
   assertLess(fed, total);
   await victim.assertFine("a client that never reads its replies", MARGIN);
   peer.conn.close();
@@ -459,11 +460,7 @@ test("TCPClient that does not receive holds a flood back", async () => {
         while (fed < 256 * MIB) fed += await peer.conn.write(piece);
       })().catch(() => {});
       // What the kernel takes at once, and no more after.
-      for (let seen = -1, still = 0; still < 300;) {
-        await new Promise((resolve) => setTimeout(resolve, 1));
-        still = seen === fed ? still + 1 : 0;
-        seen = fed;
-      }
+      await standstill(() => fed, () => delay(1), 300);
       assertLess(fed, 256 * MIB);
       peer.conn.close();
       await feeding;
