@@ -10,10 +10,10 @@ import {
   InvalidMessageError,
   MessageTooLargeError,
 } from "../mod.ts";
+import { LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE } from "./_process.ts";
 
-const LOOPBACK = "127.0.0.1";
 const TERMINATOR = 3;
 
 /** Numbers that look random, and the same again for the same seed. */

@@ -2,12 +2,11 @@
 // machine, so a port in use is locked by a listener that others can see.
 
 import { wirePort } from "../mod.ts";
+import { LOOPBACK } from "./_machine.ts";
 
 /** The rest is left to what has fixed ports: the demo and the doc examples. */
 const FIRST = 70100;
 const LAST = 70899;
-
-const LOOPBACK = "127.0.0.1";
 
 /** Locks are this far above the wire ports, so they are in nobody's way. */
 const LOCK_OFFSET = 10_000;

@@ -8,6 +8,7 @@ export const ROOT: URL = new URL("../", import.meta.url);
 
 /** How long anything may take, in milliseconds; only a failure takes so long. */
 export const PATIENCE = 20_000;
+export const WAIT = { timeout: PATIENCE };
 
 /**
  * Whether a program is there. Nothing but its absence makes tests that need it

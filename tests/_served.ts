@@ -14,14 +14,13 @@ import {
   type TCPServer,
   type TCPServerOptions,
 } from "../mod.ts";
+import { HERE, LOOPBACK, onLinux } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 
-export const LOOPBACK = "127.0.0.1";
-export const HERE = { hostname: LOOPBACK };
+export { HERE, LOOPBACK, onLinux };
 export const TERMINATOR = "\x03";
 export const KIB = 1024;
 export const MIB = KIB * KIB;
-export const onLinux: boolean = Deno.build.os === "linux";
 
 /** How long a test may take, in milliseconds; only a failure takes so long. */
 const LIMIT = 60_000;

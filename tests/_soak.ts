@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import { load } from "./faults/_load.ts";
 import { Authority } from "./_certificates.ts";
 import { fuzzDecoder, fuzzSockets, newSeed } from "./_fuzz.ts";
+import { LOOPBACK, onLinux } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { ROOT } from "./_process.ts";
 import {
@@ -18,7 +19,6 @@ import {
 } from "./_soak_side.ts";
 
 const FULL = 600;
-const LOOPBACK = "127.0.0.1";
 /** How much memory may be more at the end than after the first minute, in bytes … */
 const HEAP = 8 * 1024 ** 2;
 const RSS = 64 * 1024 ** 2;
@@ -375,7 +375,7 @@ async function main(): Promise<void> {
   say(`${count(1_000_000)} random streams through the decoder (seed ${seed})`);
   await fuzzSockets(count(10_000), seed);
   say(`${count(10_000)} random streams through sockets (seed ${seed})`);
-  if (Deno.build.os === "linux") {
+  if (onLinux) {
     const figures = await load({
       connections: count(10_000),
       rate: 1_000,

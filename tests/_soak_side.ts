@@ -10,9 +10,7 @@ import {
   type TCPClient,
   type TCPClientOptions,
 } from "../mod.ts";
-
-const LOOPBACK = "127.0.0.1";
-const HERE = { hostname: LOOPBACK };
+import { HERE, LOOPBACK } from "./_machine.ts";
 
 /** Of the server that lives on, in ms. */
 export const IDLE_TIMEOUT = 5_000;

@@ -4,13 +4,11 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { reach } from "../_ip.ts";
 import { createUdpSocket, type UDPSocket } from "../mod.ts";
+import { LOOPBACK, LOOPBACK_BROADCAST, onLinux } from "./_machine.ts";
 import { Namespace, namespaceObstacle, Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, Process } from "./_process.ts";
+import { PATIENCE, Process, WAIT } from "./_process.ts";
 
-const LOOPBACK = "127.0.0.1";
-const LOOPBACK_BROADCAST = "127.255.255.255";
-const WAIT = { timeout: PATIENCE };
 const FLAGS = ["--no-prompt", "--unstable-net", "--allow-net"];
 
 /** 255.255.255.255, as an IPv4 socket takes it. */
@@ -80,7 +78,6 @@ const NAMES = [
   "fe80::1%a b",
 ];
 
-const onLinux = Deno.build.os === "linux";
 const obstacle = namespaceObstacle();
 if (obstacle !== null) {
   console.warn(`Tests in network namespaces are ignored: ${obstacle}`);

@@ -20,17 +20,25 @@ import {
   type TCPServer,
   type TCPServerOptions,
 } from "../mod.ts";
+import {
+  LOOPBACK,
+  LOOPBACK_BROADCAST,
+  onLinux,
+  onWindows,
+} from "./_machine.ts";
 import { Namespace, namespaceObstacle } from "./_netns.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { isInstalled, PATIENCE, Process, python, ROOT } from "./_process.ts";
+import {
+  isInstalled,
+  PATIENCE,
+  Process,
+  python,
+  ROOT,
+  WAIT,
+} from "./_process.ts";
 
-const LOOPBACK = "127.0.0.1";
-const LOOPBACK_BROADCAST = "127.255.255.255";
-const WAIT = { timeout: PATIENCE };
 const COMMANDS = ["connect", "listen", "udp", "ping", "ports"];
 
-const isWindows = Deno.build.os === "windows";
-const isLinux = Deno.build.os === "linux";
 const hasPython = isInstalled("python3");
 
 /** What a terminal must not get, or what would break a line in two. */
@@ -638,7 +646,7 @@ Deno.test("cli connect --port-offset maps ports otherwise", async () => {
 
 Deno.test({
   name: "cli connect ends in order on Ctrl-C",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(port, silence);
@@ -655,7 +663,7 @@ Deno.test({
 Deno.test({
   name:
     "cli connect --request exits with 1 when Ctrl-C ends the wait for a reply",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(port, silence);
@@ -676,7 +684,7 @@ Deno.test({
 
 Deno.test({
   name: "cli connect ends at once on a second Ctrl-C",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     const accepted = acceptRaw(port);
@@ -742,7 +750,7 @@ async function listening(port: FreePort, ...args: string[]): Promise<Process> {
 
 /** Presses Ctrl-C, which Windows has no way to do, and sees the tool end well. */
 async function interrupt(tool: Process): Promise<void> {
-  if (isWindows) return;
+  if (onWindows) return;
   tool.interrupt();
   const { code, stderr } = await tool.ended();
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
@@ -831,7 +839,7 @@ Deno.test("cli listen --json shows the same as objects", async () => {
 Deno.test({
   name:
     "cli listen goes on after the end of its input, and Ctrl-C ends it in order",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     await using tool = await listening(port, "--echo");
@@ -926,7 +934,7 @@ Deno.test("cli udp in a pipe sends what is pending and ends", async () => {
 
 Deno.test({
   name: "cli udp goes on after what is not UTF-8, and Ctrl-C ends it",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     await using tool = cli(
@@ -964,7 +972,7 @@ Deno.test({
 
 Deno.test({
   name: "cli udp sends to a broadcast address with --broadcast alone",
-  ignore: !isLinux,
+  ignore: !onLinux,
   async fn() {
     using port = freePort();
     using peerPort = freePort();
@@ -1176,7 +1184,7 @@ Deno.test("cli ping counts the request that the server closes on", async () => {
 
 Deno.test({
   name: "cli ping exits with 1 when Ctrl-C ends the wait for a reply",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(
@@ -1195,7 +1203,7 @@ Deno.test({
 
 Deno.test({
   name: "cli ping sums up on Ctrl-C, also between two round trips",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(port, echo);
@@ -1302,7 +1310,7 @@ Deno.test("cli needs no permission but that which ports tells", async () => {
 
 Deno.test({
   name: "cli ends on Ctrl-C although nobody reads its output any more",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     for (const mode of [[], ["--request"]]) {
       using port = freePort();
@@ -1336,7 +1344,7 @@ Deno.test({
 
 Deno.test({
   name: "cli ends without a complaint when nobody reads its output",
-  ignore: isWindows,
+  ignore: onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(port, echo);
@@ -1387,7 +1395,7 @@ for (const stream of [1, 2] as const) {
   const name = stream === 1 ? "output" : "error output";
   Deno.test({
     name: `cli holds up the server while a non-blocking ${name} is full`,
-    ignore: !hasPython || isWindows,
+    ignore: !hasPython || onWindows,
     async fn() {
       using port = freePort();
       const accepted = acceptRaw(port);
@@ -1415,7 +1423,7 @@ for (const stream of [1, 2] as const) {
 
 Deno.test({
   name: "cli listen holds up all clients while its output is full",
-  ignore: !hasPython || isWindows,
+  ignore: !hasPython || onWindows,
   async fn() {
     using port = freePort();
     await using tool = cliReadSlowly(
@@ -1452,7 +1460,7 @@ Deno.test({
 
 Deno.test({
   name: "cli exits with 1 when its output can't be written",
-  ignore: !isLinux,
+  ignore: !onLinux,
   async fn() {
     await using tool = new Process("sh", [
       ...["-c", '"$@" > /dev/full', "sh", Deno.execPath()],
@@ -1516,7 +1524,7 @@ Deno.test({
 
 Deno.test({
   name: "cli ends as it would where its error output can't be written",
-  ignore: !isLinux,
+  ignore: !onLinux,
   async fn() {
     for (
       const [redirect, ...args] of [
@@ -1537,7 +1545,7 @@ Deno.test({
 
 Deno.test({
   name: "cli listen serves on where its error output can't be written",
-  ignore: !isLinux,
+  ignore: !onLinux,
   async fn() {
     using port = freePort();
     await using tool = new Process("sh", [
@@ -1569,7 +1577,7 @@ Deno.test("cli exits with 2 where --ca is a file without a certificate", async (
 
 Deno.test({
   name: "cli on a terminal is coloured and talkative, and ends on Ctrl-C",
-  ignore: !hasPython || isWindows,
+  ignore: !hasPython || onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(port, () => NASTY);
@@ -1596,7 +1604,7 @@ Deno.test({
 
 Deno.test({
   name: "cli on a terminal has no colours with NO_COLOR, and ends on Ctrl-D",
-  ignore: !hasPython || isWindows,
+  ignore: !hasPython || onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(port, (message) => `re: ${message}`);
@@ -1624,7 +1632,7 @@ Deno.test({
 Deno.test({
   name:
     "cli on a terminal ends when the server closes, without waiting for a line",
-  ignore: !hasPython || isWindows,
+  ignore: !hasPython || onWindows,
   async fn() {
     using port = freePort();
     await using watched = serve(port, silence);
@@ -1698,7 +1706,7 @@ Deno.test({
 
 Deno.test({
   name: "cli listen on a terminal colours who comes, goes and says what",
-  ignore: !hasPython || isWindows,
+  ignore: !hasPython || onWindows,
   async fn() {
     using port = freePort();
     await using tool = cliOnTerminal(

@@ -4,8 +4,7 @@ import { assertEquals } from "@std/assert";
 import { createTcpClient } from "../mod.ts";
 import { chromium, Page } from "./_browser.ts";
 import { Example } from "./_example.ts";
-
-const LOOPBACK = "127.0.0.1";
+import { LOOPBACK, onWindows } from "./_machine.ts";
 
 /** The rows of the page's table, newest first, without the time. */
 const ROWS = `[...document.querySelectorAll("#log tr")].map((row) =>
@@ -15,7 +14,7 @@ const CARDS = `[...document.querySelectorAll("#robots li")].map((card) =>
 
 Deno.test({
   name: "examples/dashboard.ts: a browser shows messages as they come",
-  ignore: chromium === null || Deno.build.os === "windows",
+  ignore: chromium === null || onWindows,
   async fn() {
     using example = new Example("dashboard.ts");
     const port = example.port(70001);

@@ -3,6 +3,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { wirePort } from "../mod.ts";
+import { onWindows } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { isInstalled, Process, ROOT } from "./_process.ts";
 import { modules } from "../tools/_deno.ts";
@@ -326,7 +327,7 @@ interface Vectors {
 
 Deno.test({
   name: "docs/protocol.md: its C code compiles and holds tests/vectors.json",
-  ignore: !isInstalled("cc", "--version") || Deno.build.os === "windows",
+  ignore: !isInstalled("cc", "--version") || onWindows,
   async fn() {
     const { tcp } = JSON.parse(read("tests/vectors.json")) as Vectors;
     const code = split(read("docs/protocol.md")).blocks

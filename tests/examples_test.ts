@@ -11,12 +11,14 @@ import {
   type TCPClient,
 } from "../mod.ts";
 import { Example } from "./_example.ts";
+import {
+  LOOPBACK,
+  LOOPBACK_BROADCAST,
+  onLinux,
+  onWindows,
+} from "./_machine.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, type Process, ROOT } from "./_process.ts";
-
-const LOOPBACK = "127.0.0.1";
-const LOOPBACK_BROADCAST = "127.255.255.255";
-const WAIT = { timeout: PATIENCE };
+import { PATIENCE, type Process, ROOT, WAIT } from "./_process.ts";
 
 /** Waits for an example that has nothing to complain about; its output. */
 async function output(process: Process): Promise<string> {
@@ -289,7 +291,7 @@ const runs: Record<string, (example: Example) => Promise<void>> = {
     );
     const text = await output(process);
     assert(text.includes(`${LOOPBACK}:${tcp.port}, on the wire ${tcp.wire}`));
-    const count = Deno.build.os === "linux" ? 11 : 9;
+    const count = onLinux ? 11 : 9;
     const summary =
       `All ${count} messages arrived, and every socket is closed.`;
     assertEquals(text.trimEnd().split("\n").at(-1), summary);
@@ -313,8 +315,8 @@ const files = [...Deno.readDirSync(new URL("examples/", ROOT))]
 for (const name of new Set([...files, ...Object.keys(runs)].sort())) {
   Deno.test({
     name: `examples/${name}: runs with the permissions that it states`,
-    ignore: onLinuxOnly.includes(name) && Deno.build.os !== "linux" ||
-      notOnWindows.includes(name) && Deno.build.os === "windows",
+    ignore: onLinuxOnly.includes(name) && !onLinux ||
+      notOnWindows.includes(name) && onWindows,
     async fn() {
       const run = runs[name] ?? fail(`tests/examples_test.ts has no ${name}`);
       using example = new Example(name);

@@ -19,6 +19,7 @@ import {
   wirePort,
 } from "../mod.ts";
 import { fuzzDecoder, fuzzSockets, newSeed } from "./_fuzz.ts";
+import { HERE, LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE } from "./_process.ts";
 
@@ -31,9 +32,6 @@ Deno.test("TCPServer and TCPClient do with 400 random byte streams what a simple
 });
 
 // bad arguments
-
-const LOOPBACK = "127.0.0.1";
-const HERE = { hostname: LOOPBACK };
 
 /** What bad arguments are given to. */
 interface Subject {

@@ -10,12 +10,9 @@ import {
   createTcpServer,
   createUdpSocket,
 } from "../mod.ts";
+import { LOOPBACK, LOOPBACK_BROADCAST, onLinux } from "./_machine.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { isInstalled, PATIENCE, Process, python } from "./_process.ts";
-
-const LOOPBACK = "127.0.0.1";
-const LOOPBACK_BROADCAST = "127.255.255.255";
-const WAIT = { timeout: PATIENCE };
+import { isInstalled, PATIENCE, Process, python, WAIT } from "./_process.ts";
 
 /** What goes wrong when bytes, characters and messages are confused. */
 const MESSAGES = [
@@ -33,7 +30,6 @@ const MANY = Array.from({ length: 1_000 }, (_, i) => `message ${i} 号`);
 const hasPython = isInstalled("python3");
 const hasSocat = isInstalled("socat");
 /** Elsewhere loopback has no broadcast address. */
-const isLinux = Deno.build.os === "linux";
 
 function line(message: string): string {
   return JSON.stringify(message) + "\n";
@@ -254,7 +250,7 @@ Deno.test({
 
 Deno.test({
   name: "Python UDP socket: broadcasts to UDPSocket",
-  ignore: !hasPython || !isLinux,
+  ignore: !hasPython || !onLinux,
   async fn() {
     using port = freePort();
     using peerPort = freePort();
@@ -276,7 +272,7 @@ Deno.test({
 
 Deno.test({
   name: "Python UDP socket: gets what UDPSocket broadcasts, and answers",
-  ignore: !hasPython || !isLinux,
+  ignore: !hasPython || !onLinux,
   async fn() {
     using port = freePort();
     using peerPort = freePort();

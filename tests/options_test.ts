@@ -17,11 +17,10 @@ import {
   FrameEncoderStream,
 } from "../mod.ts";
 import { readOptions } from "../_options.ts";
+import { HERE, LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE } from "./_process.ts";
 
-const LOOPBACK = "127.0.0.1";
-const HERE = { hostname: LOOPBACK };
 const CERT = "-----BEGIN CERTIFICATE-----";
 const KEY = "-----BEGIN PRIVATE KEY-----";
 const NOTHING = () => {};

@@ -26,15 +26,14 @@ import {
   type TCPClient,
   type TCPClientOptions,
 } from "../mod.ts";
+import { LOOPBACK, onLinux, onWindows } from "./_machine.ts";
 import { test } from "./_served.ts";
 import { Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, Process } from "./_process.ts";
+import { PATIENCE, Process, WAIT } from "./_process.ts";
 
-const LOOPBACK = "127.0.0.1";
 const KIB = 1024;
 const MIB = 1024 * KIB;
-const WAIT = { timeout: PATIENCE };
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
@@ -44,7 +43,7 @@ const WITHOUT_NET: Pick<Deno.TestDefinition, "permissions"> = {
 };
 
 /** What a full backlog does is Linux's own way. */
-const ON_LINUX = { ignore: Deno.build.os !== "linux" };
+const ON_LINUX = { ignore: !onLinux };
 
 interface Pair extends AsyncDisposable {
   client: TCPClient;
@@ -279,7 +278,7 @@ test("createTcpClient() names both ports when it is refused", async () => {
     Deno.errors.ConnectionRefused,
     `Cannot connect to ${LOOPBACK}:${free.port} (wire port ${free.wire}): `,
   );
-  if (Deno.build.os !== "windows") {
+  if (!onWindows) {
     assert(error.message.endsWith("): Connection refused"), error.message);
   }
   assertInstanceOf(error.cause, Deno.errors.ConnectionRefused);

@@ -29,6 +29,7 @@ import {
   type TCPServerOptions,
   wirePort,
 } from "../mod.ts";
+import { hasIpv6, onLinux } from "./_machine.ts";
 import {
   ask,
   assertHeldBack,
@@ -238,15 +239,6 @@ test("createTcpServer() refuses a callback or options of the wrong type", async 
   assertEquals(server.address, [LOOPBACK, port.port]);
 });
 
-const hasIPv6 = (() => {
-  try {
-    Deno.listen({ hostname: "::1", port: 0 }).close();
-    return true;
-  } catch {
-    return false;
-  }
-})();
-
 test("createTcpServer() listens on an IPv6 address", async () => {
   using port = freePort();
   const options = { hostname: "::1" };
@@ -266,7 +258,7 @@ test("createTcpServer() listens on an IPv6 address", async () => {
     Deno.errors.AddrInUse,
     `[::1]:${port.port} (wire port ${port.wire})`,
   );
-}, { ignore: !hasIPv6 });
+}, { ignore: !hasIpv6() });
 
 // Messages and replies
 
@@ -1366,7 +1358,7 @@ test(
     const { code, stderr } = await child.ended();
     assertEquals([code, stderr], [0, ""]);
   },
-  { ignore: Deno.build.os !== "linux" },
+  { ignore: !onLinux },
 );
 
 // stop

@@ -28,6 +28,7 @@ import {
   type TCPServerOptions,
 } from "../mod.ts";
 import { Authority, type Certificate } from "./_certificates.ts";
+import { hasIpv6 } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { Process } from "./_process.ts";
 import {
@@ -50,16 +51,6 @@ const authority = await Authority.create("Cell");
 const caCerts = [authority.cert];
 const NAME = "robot.test";
 const certificate = await authority.issue([LOOPBACK, "::1", NAME]);
-const hasIpv6 = canListen("::1");
-
-function canListen(hostname: string): boolean {
-  try {
-    Deno.listen({ hostname, port: 0 }).close();
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 /** A server with TLS. */
 class Secured extends Served {
@@ -585,7 +576,7 @@ test(
     });
     assertEquals(await ask(client, "Hello"), "Hello");
   },
-  { ignore: !hasIpv6 },
+  { ignore: !hasIpv6() },
 );
 
 /** What a certificate can have against it, and how the two sides name that. */

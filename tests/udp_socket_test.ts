@@ -25,12 +25,17 @@ import {
   type UDPSocket,
   type UDPSocketOptions,
 } from "../mod.ts";
+import { hasIpv6, LOOPBACK, onLinux } from "./_machine.ts";
 import { Program } from "./_netns.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import { type Ended, isInstalled, PATIENCE, Process } from "./_process.ts";
+import {
+  type Ended,
+  isInstalled,
+  PATIENCE,
+  Process,
+  WAIT,
+} from "./_process.ts";
 
-const LOOPBACK = "127.0.0.1";
-const WAIT = { timeout: PATIENCE };
 const MAX_BYTES = 65_507;
 
 /** What goes wrong when bytes, characters and messages are confused. */
@@ -121,22 +126,6 @@ function openSoon(port: FreePort): Promise<UDPSocket> {
 async function nextMessage(socket: UDPSocket): Promise<string | undefined> {
   return (await socket.receive(WAIT))?.[0];
 }
-
-function canBind(hostname: string): boolean {
-  try {
-    using _raw = new Raw(hostname);
-    return true;
-  } catch (error) {
-    if (
-      error instanceof Deno.errors.AddrNotAvailable || error instanceof Error &&
-        "code" in error && error.code === "EAFNOSUPPORT"
-    ) return false;
-    throw error;
-  }
-}
-
-const onLinux = Deno.build.os === "linux";
-const hasIpv6 = canBind("::1");
 
 // Ports
 
@@ -1237,7 +1226,7 @@ Deno.test({
 
 Deno.test({
   name: "UDPSocket works on ::1, with addresses to be answered",
-  ignore: !hasIpv6,
+  ignore: !hasIpv6(),
   async fn() {
     using one = freePort();
     using two = freePort();
@@ -1266,7 +1255,7 @@ Deno.test({
 
 Deno.test({
   name: "UDPSocket.receive() cuts nothing off a datagram of IPv6's size",
-  ignore: !hasIpv6 || !onLinux, // others have smaller limits of their own
+  ignore: !hasIpv6() || !onLinux, // others have smaller limits of their own
   async fn() {
     using port = freePort();
     using socket = open(port, { hostname: "::1" });
@@ -1280,7 +1269,7 @@ Deno.test({
 
 Deno.test({
   name: "UDPSocket.send() says both ports of an address that it cannot reach",
-  ignore: !hasIpv6,
+  ignore: !hasIpv6(),
   async fn() {
     using pair = new Pair();
     const error = await assertRejects(

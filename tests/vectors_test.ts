@@ -27,8 +27,9 @@ import {
   MessageTooLargeError,
   wirePort,
 } from "../mod.ts";
+import { LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
-import { isInstalled, PATIENCE, Process, ROOT } from "./_process.ts";
+import { isInstalled, PATIENCE, Process, ROOT, WAIT } from "./_process.ts";
 
 /** What a receiver makes of bytes; those in errors are hexadecimal. */
 type Event =
@@ -72,8 +73,6 @@ const { ports, tcp, udp } = JSON.parse(
   Deno.readTextFileSync(FILE),
 ) as Vectors;
 
-const LOOPBACK = "127.0.0.1";
-const WAIT = { timeout: PATIENCE };
 const DEFAULT_LIMIT = 1_048_576;
 
 /** Whatever a receiver has to make events of: the valid bytes, and the others. */

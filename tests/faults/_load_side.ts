@@ -2,8 +2,8 @@
 // that does nothing else. A command is a line on stdin, its answer a line of JSON.
 
 import { createTcpClient, createTcpServer, type TCPClient } from "../../mod.ts";
+import { LOOPBACK } from "../_machine.ts";
 
-const LOOPBACK = "127.0.0.1";
 /** How many connect at a time: as many as the kernel lets wait to be accepted. */
 const AT_ONCE = 100;
 
