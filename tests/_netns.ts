@@ -1,7 +1,8 @@
 // Why: limited broadcast must never leave this machine, and programs must be
 // seen with permissions, flags and networks that the test itself does not have.
 
-import { Process, ROOT } from "./_process.ts";
+import { LOOPBACK, onLinux } from "./_machine.ts";
+import { isInstalled, Process, ROOT } from "./_process.ts";
 
 /** Runs `ip` of iproute2. */
 function ip(...args: string[]): void {
@@ -66,6 +67,16 @@ export function namespaceObstacle(): string | null {
   }
 }
 
+/** Flags of a program that may use every network … */
+export const ANY_NETWORK = ["--no-prompt", "--unstable-net", "--allow-net"];
+/** … and of one that may use TCP on this machine alone. */
+export const LOOPBACK_ONLY = ["--no-prompt", `--allow-net=${LOOPBACK}`];
+
+/** Whether programs can be started on a terminal; script of BSD has other arguments. */
+export function hasTerminals(): boolean {
+  return onLinux && isInstalled("script", "--version");
+}
+
 /** A program in a file of its own, out of reach of deno.json. */
 export class Program implements Disposable {
   readonly #directory = Deno.makeTempDirSync({ prefix: "daystar-" });
@@ -90,6 +101,18 @@ export class Program implements Disposable {
 
   start(...flags: string[]): Process {
     return new Process(Deno.execPath(), this.args(flags));
+  }
+
+  /** On a terminal, where Deno asks for the permissions it was not given. */
+  startOnTerminal(...flags: string[]): Process {
+    const command = [Deno.execPath(), ...this.args(flags)]
+      .map((arg) => `'${arg}'`).join(" ");
+    // The tests run without prompts, and these look for them.
+    const environment = "env --unset=DENO_NO_PROMPT NO_COLOR=1";
+    return new Process("script", [
+      ...["--quiet", "--return", "--flush"],
+      ...["--command", `${environment} ${command}`, "/dev/null"],
+    ]);
   }
 
   [Symbol.dispose](): void {

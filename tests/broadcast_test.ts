@@ -5,11 +5,14 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { reach } from "../_ip.ts";
 import { createUdpSocket, type UDPSocket } from "../mod.ts";
 import { LOOPBACK, LOOPBACK_BROADCAST, onLinux } from "./_machine.ts";
-import { Namespace, namespaceObstacle, Program } from "./_netns.ts";
+import {
+  ANY_NETWORK,
+  Namespace,
+  namespaceObstacle,
+  Program,
+} from "./_netns.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE, Process, WAIT } from "./_process.ts";
-
-const FLAGS = ["--no-prompt", "--unstable-net", "--allow-net"];
 
 /** 255.255.255.255, as an IPv4 socket takes it. */
 const LIMITED = [
@@ -180,7 +183,7 @@ function startWithHosts(network: Namespace, program: Program): Process {
     // A mount in here is seen by nobody else: `ip` has made a namespace for it.
     `file=$(mktemp) && printf "$0" > "$file" &&
     mount --bind "$file" /etc/hosts && rm "$file" && exec "$@"`,
-    ...[hosts, Deno.execPath(), ...program.args(FLAGS)],
+    ...[hosts, Deno.execPath(), ...program.args(ANY_NETWORK)],
   ]);
 }
 
@@ -208,7 +211,7 @@ Deno.test({
       await send("after", "broadcasthost");
       await send("end", "10.0.0.2");
     `);
-    await using receiver = there.start(receiving, ...FLAGS);
+    await using receiver = there.start(receiving, ...ANY_NETWORK);
     assertEquals(await receiver.read(), "0.0.0.0 70001");
     await using process = startWithHosts(here, sending);
     const refused = (host: string) =>
@@ -239,7 +242,7 @@ Deno.test({
       await sender.send("allowed", ["::ffff:127.255.255.255", 70001]);
       console.log(...await receiver.receive({ timeout: ${PATIENCE} }));
     `);
-    await using process = network.start(program, ...FLAGS);
+    await using process = network.start(program, ...ANY_NETWORK);
     assertEquals(
       await output(process),
       `PermissionDenied\nPermissionDenied\nallowed [ "127.0.0.1", 70002 ]\n`,
@@ -348,9 +351,9 @@ async function exchange(
   here.ip("route", "add", "default", "dev", "cable");
   using receiving = new Program(RECEIVER);
   using sending = new Program(program);
-  await using receiver = there.start(receiving, ...FLAGS);
+  await using receiver = there.start(receiving, ...ANY_NETWORK);
   assertEquals(await receiver.read(), "0.0.0.0 70001");
-  await using sender = here.start(sending, ...FLAGS, ...flags);
+  await using sender = here.start(sending, ...ANY_NETWORK, ...flags);
   const sent = await output(sender);
   return {
     sent: sent.trimEnd().split("\n"),
@@ -446,7 +449,7 @@ Deno.test({
     `);
     await using process = network.start(
       program,
-      ...FLAGS,
+      ...ANY_NETWORK,
       "--allow-sys=networkInterfaces",
     );
     assertEquals((await output(process)).trimEnd().split("\n"), [

@@ -23,11 +23,9 @@ import {
   soon,
   turn,
 } from "./_line.ts";
-import { Program } from "./_netns.ts";
+import { LOOPBACK_ONLY, Program } from "./_netns.ts";
 import { Process } from "./_process.ts";
 import { KIB, LOOPBACK, Queue, TERMINATOR, test } from "./_served.ts";
-
-const NET = ["--no-prompt", "--allow-net=127.0.0.1"];
 
 /** More than a client reads ahead, and less than the kernel holds. */
 const PUSHED = Array.from({ length: 3000 }, (_, n) => `push ${n}`);
@@ -402,7 +400,7 @@ for (
         console.log("left");
       })();
     `);
-    await using process = program.start(...NET);
+    await using process = program.start(...LOOPBACK_ONLY);
     using _peer = await line.accept();
     assertEquals(await process.read(), "left");
     const { code, stderr } = await soon(

@@ -37,7 +37,7 @@ import {
   SOON,
   turn,
 } from "./_line.ts";
-import { Program } from "./_netns.ts";
+import { LOOPBACK_ONLY, Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
 import {
   HERE,
@@ -969,8 +969,6 @@ test("TCPClient without reconnect tells onDisconnect, and only if it did not dis
 
 // keeping a script alive
 
-const NET = ["--no-prompt", "--allow-net=127.0.0.1"];
-
 function script(port: number, body: string): Program {
   return new Program(`
     const gone = Promise.withResolvers();
@@ -992,7 +990,7 @@ function script(port: number, body: string): Program {
 test("TCPClient with reconnect that nobody waits for does not keep a script alive", async () => {
   await using line = new Line();
   using program = script(line.free.port, `setTimeout(() => {}, 50);`);
-  await using process = program.start(...NET);
+  await using process = program.start(...LOOPBACK_ONLY);
   const peer = await line.accept();
   assertEquals(await process.read(), "ready");
   line.close();
@@ -1019,7 +1017,7 @@ for (
   test(`TCPClient with reconnect keeps a script alive that waits in ${what}()`, async () => {
     await using line = new Line();
     using program = script(line.free.port, body);
-    await using process = program.start(...NET);
+    await using process = program.start(...LOOPBACK_ONLY);
     const peer = await line.accept();
     assertEquals(await process.read(), "ready");
     line.close();

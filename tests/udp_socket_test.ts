@@ -26,15 +26,9 @@ import {
   type UDPSocketOptions,
 } from "../mod.ts";
 import { hasIpv6, LOOPBACK, onLinux } from "./_machine.ts";
-import { Program } from "./_netns.ts";
+import { hasTerminals, Program } from "./_netns.ts";
 import { type FreePort, freePort } from "./_ports.ts";
-import {
-  type Ended,
-  isInstalled,
-  PATIENCE,
-  Process,
-  WAIT,
-} from "./_process.ts";
+import { type Ended, PATIENCE, Process, WAIT } from "./_process.ts";
 
 const MAX_BYTES = 65_507;
 
@@ -1398,33 +1392,17 @@ Deno.test("UDPSocket.send() keeps Deno's error, with both ports and the cause, a
   );
 });
 
-/** The script of BSD has other arguments. */
-const hasTerminals = onLinux && isInstalled("script", "--version");
-
-/** The program on a terminal, where Deno asks for permissions. */
-function onTerminal(program: Program, ...flags: string[]): Process {
-  const command = [Deno.execPath(), ...program.args(flags)]
-    .map((arg) => `'${arg}'`).join(" ");
-  // The tests run without prompts, and this one looks for them.
-  const environment = "env --unset=DENO_NO_PROMPT NO_COLOR=1";
-  return new Process("script", [
-    ...["--quiet", "--return", "--flush"],
-    ...["--command", `${environment} ${command}`, "/dev/null"],
-  ]);
-}
-
 Deno.test({
   name: "UDPSocket asks for no permission on a terminal",
-  ignore: !hasTerminals,
+  ignore: !hasTerminals(),
   async fn() {
     using curious = new Program(`Deno.networkInterfaces();`);
-    await using asking = onTerminal(curious);
+    await using asking = curious.startOnTerminal();
     await asking.read("Deno requests sys access"); // so it would be seen
     using one = freePort();
     using two = freePort();
     using program = new Program(conversation(one, two));
-    await using process = onTerminal(
-      program,
+    await using process = program.startOnTerminal(
       ...FLAGS.filter((flag) => flag !== "--no-prompt"),
     );
     // Closing its input answers a prompt, should there be one.

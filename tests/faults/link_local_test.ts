@@ -2,9 +2,13 @@
 // does not tell by which of them a datagram came.
 
 import { assertEquals } from "@std/assert";
-import { Namespace, namespaceObstacle, Program } from "../_netns.ts";
+import {
+  ANY_NETWORK,
+  Namespace,
+  namespaceObstacle,
+  Program,
+} from "../_netns.ts";
 
-const FLAGS = ["--no-prompt", "--unstable-net", "--allow-net"];
 const CARDS = ["eth1", "eth2"] as const;
 
 /** Links `here` by one of its cards to a network of another, without a switch. */
@@ -98,11 +102,11 @@ Deno.test({
       link(here, card, peers[i] ?? first);
     }
     using answering = new Program(HERE);
-    await using process = here.start(answering, ...FLAGS);
+    await using process = here.start(answering, ...ANY_NETWORK);
     assertEquals(await process.read(), "ready");
     for (const [i, card] of CARDS.entries()) {
       using asking = new Program(there(card));
-      await using peer = (peers[i] ?? first).start(asking, ...FLAGS);
+      await using peer = (peers[i] ?? first).start(asking, ...ANY_NETWORK);
       const lines = [
         `named ${card} fe80::1 70001`,
         `named ${card}`,

@@ -2,11 +2,10 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { deadline, delay } from "@std/async";
-import { Namespace, Program } from "../_netns.ts";
+import { ANY_NETWORK, Namespace, Program } from "../_netns.ts";
 import type { Process } from "../_process.ts";
 import { type Cable, Switch, THERE, VETH, WIRE } from "./_network.ts";
 
-const FLAGS = ["--no-prompt", "--unstable-net", "--allow-net"];
 /** How long a test may take, in milliseconds; only a failure takes so long. */
 const LIMIT = 90_000;
 
@@ -47,9 +46,9 @@ async function between(
   await using cable = await link(here, there);
   using serving = new Program(COMMON + server);
   using calling = new Program(COMMON + client);
-  await using other = there.start(serving, ...FLAGS);
+  await using other = there.start(serving, ...ANY_NETWORK);
   assertEquals(await hear(other), ["ready"]);
-  await using own = here.start(calling, ...FLAGS);
+  await using own = here.start(calling, ...ANY_NETWORK);
   assertEquals(await hear(own), ["ready"]);
   await body(cable, other, own);
 }
@@ -307,7 +306,7 @@ test(
     `);
     await using processes = new AsyncDisposableStack();
     const receivers = others.map((namespace) =>
-      processes.use(namespace.start(receiving, ...FLAGS))
+      processes.use(namespace.start(receiving, ...ANY_NETWORK))
     );
     for (const receiver of receivers) {
       assertEquals(await hear(receiver), ["ready"]);
@@ -325,7 +324,7 @@ test(
     `);
     await using sender = robot.start(
       sending,
-      ...FLAGS,
+      ...ANY_NETWORK,
       "--allow-sys=networkInterfaces",
     );
     const { code, stdout, stderr } = await sender.ended();

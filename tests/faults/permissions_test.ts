@@ -8,10 +8,10 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { Authority } from "../_certificates.ts";
-import { Program } from "../_netns.ts";
+import { hasTerminals, Program } from "../_netns.ts";
 import { freePort } from "../_ports.ts";
 import { Process, ROOT } from "../_process.ts";
-import { LOOPBACK, onLinux, Served, test } from "../_served.ts";
+import { LOOPBACK, Served, test } from "../_served.ts";
 
 const authority = await Authority.create("Cell");
 const NAME = "robot.test";
@@ -225,29 +225,6 @@ test("createTcpServer() without hostname needs --allow-net=0.0.0.0 with its wire
   });
 });
 
-function hasTerminals(): boolean {
-  if (!onLinux) return false; // script of BSD has other arguments
-  try {
-    const args = ["--version"];
-    const options = { args, stdout: "null", stderr: "null" } as const;
-    return new Deno.Command("script", options).outputSync().success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
-
-/** The program on a terminal, where Deno asks for what it was not given. */
-function onTerminal(program: Program, ...flags: string[]): Process {
-  const command = [Deno.execPath(), ...program.args(flags)]
-    .map((arg) => `'${arg}'`).join(" ");
-  const environment = "env --unset=DENO_NO_PROMPT NO_COLOR=1";
-  return new Process("script", [
-    ...["--quiet", "--return", "--flush"],
-    ...["--command", `${environment} ${command}`, "/dev/null"],
-  ]);
-}
-
 for (const protocol of ["TCP", "UDP"]) {
   // Promise 10: no code path prompts.
   test(
@@ -257,15 +234,14 @@ for (const protocol of ["TCP", "UDP"]) {
       {
         // The same without the flag, so that a prompt would be seen.
         using program = new Program(udpProgram(ports));
-        await using asking = onTerminal(program, "--unstable-net");
+        await using asking = program.startOnTerminal("--unstable-net");
         await asking.read("Deno requests net access");
       }
       const isTcp = protocol === "TCP";
       using program = new Program(
         isTcp ? tcpProgram(ports) : udpProgram(ports),
       );
-      await using process = onTerminal(
-        program,
+      await using process = program.startOnTerminal(
         "--unstable-net",
         isTcp ? allow(ports.tcp.wire) : allow(ports.one.wire, ports.two.wire),
       );
