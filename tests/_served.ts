@@ -200,6 +200,8 @@ export async function connectFrom(
   };
 }
 
+export const echo: MessageCallback = (message) => message;
+
 /** A server on a free port, and what its callbacks were called with. */
 export class Served implements AsyncDisposable {
   readonly server: TCPServer;

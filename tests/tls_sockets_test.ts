@@ -18,35 +18,18 @@ import {
 import { Authority } from "./_certificates.ts";
 import { freePort } from "./_ports.ts";
 import { Process } from "./_process.ts";
+import { BEGUN, caCerts, certificate, NAME, Secured } from "./_secured.ts";
 import {
   ask,
+  echo,
   HERE,
   LOOPBACK,
   MIB,
   onLinux,
   Peer,
   Queue,
-  Served,
   test,
 } from "./_served.ts";
-
-const authority = await Authority.create("Cell");
-const caCerts = [authority.cert];
-const NAME = "robot.test";
-const certificate = await authority.issue([LOOPBACK, NAME]);
-
-class Secured extends Served {
-  constructor(
-    callback: (message: string) => string = (message) => message,
-    options: TCPServerOptions = {},
-  ) {
-    super(callback, { tls: certificate, ...options });
-  }
-
-  override client(): Promise<TCPClient> {
-    return super.client({ tls: { caCerts } });
-  }
-}
 
 // Descriptors, counted by the process that they belong to
 
@@ -83,9 +66,6 @@ async function counted(
     if (isRight(count)) return count;
   }
 }
-
-/** The first bytes of a client's hello, and no more of it. */
-const BEGUN = Uint8Array.of(0x16, 3, 1, 0, 0xd9, 1, 0, 0, 0xd5, 3, 3);
 
 test(
   "ServerTLSOptions.handshakeTimeout frees the descriptor of a client that stays",
@@ -161,7 +141,7 @@ test("TCPServer with tls turns Nagle's algorithm off and keep-alive on", async (
     };
     return listener;
   });
-  await using served = new Secured();
+  await using served = new Secured(echo);
   await using client = await served.client();
   assertEquals(await ask(client, "Hello"), "Hello");
   assertEquals(calls, [["noDelay", true], ["keepAlive", true]]);
@@ -203,7 +183,7 @@ test("TCPServer.stop() inside allow with tls waits for no handshake", async () =
 
 test("TCPServer.stop() and TCPClient.disconnect() with tls at once are orderly ends", async () => {
   for (let n = 0; n < 20; n++) {
-    await using served = new Secured();
+    await using served = new Secured(echo);
     await using client = await served.client();
     assertEquals(await ask(client, "Hello"), "Hello");
     await Promise.all([served.server.stop(), client.disconnect()]);
@@ -269,7 +249,7 @@ class Relay implements AsyncDisposable {
 }
 
 test("TCPServer with tls tells a connection that was cut from one that has ended", async () => {
-  await using served = new Secured();
+  await using served = new Secured(echo);
   await using relay = new Relay();
   await using client = await relay.client(served.wire);
   assertEquals(await ask(client, "Hello"), "Hello");
@@ -295,7 +275,7 @@ test("TCPServer with tls takes nothing that was changed on the way", async () =>
 });
 
 test("TCPServer and TCPClient with tls take records in any pieces", async () => {
-  await using served = new Secured();
+  await using served = new Secured(echo);
   await using relay = new Relay();
   relay.size = () => 1 + Math.floor(Math.random() ** 4 * 20_000);
   await using client = await relay.client(served.wire);

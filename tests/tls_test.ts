@@ -20,25 +20,30 @@ import {
   createTcpClient,
   createTcpServer,
   InvalidMessageError,
-  type MessageCallback,
   MessageTooLargeError,
   type ServerTLSOptions,
-  type TCPClient,
   type TCPClientOptions,
-  type TCPServerOptions,
 } from "../mod.ts";
 import { Authority, type Certificate } from "./_certificates.ts";
 import { hasIpv6 } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { Process } from "./_process.ts";
 import {
+  authority,
+  BEGUN,
+  caCerts,
+  certificate,
+  NAME,
+  Secured,
+} from "./_secured.ts";
+import {
   ask,
   assertHeldBack,
+  echo,
   HERE,
   KIB,
   LOOPBACK,
   MIB,
-  Peer,
   Queue,
   Served,
   standstill,
@@ -47,47 +52,10 @@ import {
   until,
 } from "./_served.ts";
 
-const authority = await Authority.create("Cell");
-const caCerts = [authority.cert];
-const NAME = "robot.test";
-const certificate = await authority.issue([LOOPBACK, "::1", NAME]);
-
-/** A server with TLS. */
-class Secured extends Served {
-  constructor(
-    callback?: MessageCallback,
-    options: TCPServerOptions = {},
-    tls: Partial<ServerTLSOptions> = {},
-  ) {
-    super(callback, { tls: { ...certificate, ...tls }, ...options });
-  }
-
-  override client(options: TCPClientOptions = {}): Promise<TCPClient> {
-    return super.client({ tls: { caCerts }, ...options });
-  }
-
-  /** A peer that speaks TLS and nothing of the module. */
-  async tlsPeer(): Promise<Peer<Deno.TlsConn>> {
-    const conn = await Deno.connectTls({ ...HERE, port: this.wire, caCerts });
-    return new Peer(conn);
-  }
-
-  /** Tells what went wrong with the only client, and that it serves others. */
-  async refused(): Promise<Error> {
-    const [error, address] = await this.errors.next();
-    assertStringIncludes(error.message, `Cannot serve ${LOOPBACK}:`);
-    assertEquals(address?.[0], LOOPBACK);
-    assertEquals(this.connected.rest(), []);
-    return error;
-  }
-}
-
 async function assertServes(served: Served, tls?: ClientTLSOptions) {
   await using client = await served.client(tls ? { tls } : {});
   assertEquals(await ask(client, "Hello"), "Hello");
 }
-
-const echo: MessageCallback = (message) => message;
 
 // The same messages inside
 
@@ -726,9 +694,6 @@ test("createTcpClient() with tls says so where the server greets in plain text",
 });
 
 // Handshakes that hang
-
-/** The first bytes of a client's hello, and no more of it. */
-const BEGUN = Uint8Array.of(0x16, 3, 1, 0, 0xd9, 1, 0, 0, 0xd5, 3, 3);
 
 for (
   const [what, bytes] of Object.entries({

@@ -11,9 +11,9 @@ import {
   type TCPClient,
   type TCPServerOptions,
 } from "../../mod.ts";
-import { Authority } from "../_certificates.ts";
 import { freePort } from "../_ports.ts";
 import { Process } from "../_process.ts";
+import { caCerts, certificate } from "../_secured.ts";
 import {
   ask,
   figure,
@@ -27,9 +27,6 @@ import {
 } from "../_served.ts";
 
 const TOO_MANY = "Too many open files";
-
-const authority = await Authority.create("Cell");
-const certificate = await authority.issue([LOOPBACK]);
 
 /** A server with few descriptors, in a process of its own. */
 function runShort(port: number, options: TCPServerOptions): Process {
@@ -76,7 +73,7 @@ for (const secured of [false, true]) {
         secured ? { tls: certificate } : {},
       );
       assertEquals(await child.read(), "ready");
-      const options = secured ? { tls: { caCerts: [authority.cert] } } : {};
+      const options = secured ? { tls: { caCerts } } : {};
       const connect = () => createTcpClient(LOOPBACK, port.port, options);
       await using early = await connect();
       for (let n = 0; n < 3; n++) {
