@@ -7,6 +7,7 @@ import {
   FrameEncoder,
   FrameEncoderStream,
 } from "../_framing.ts";
+import { feed } from "../tests/_feed.ts";
 import { type Alphabet, END, makeMessages } from "./sides/_messages.ts";
 
 const BYTES = 1_048_576;
@@ -38,12 +39,7 @@ function decodeAll({ messages, chunks }: Load): void {
   const decoder = new FrameDecoder(LIMIT);
   let count = 0;
   for (const chunk of chunks) {
-    for (let at = 0; at < chunk.length;) {
-      const room = decoder.room();
-      const part = chunk.subarray(at, at + room.length);
-      room.set(part);
-      decoder.fill(part.length);
-      at += part.length;
+    for (const _ of feed(decoder, chunk)) {
       for (let some = decoder.take(); some; some = decoder.take()) {
         count += some.length;
       }

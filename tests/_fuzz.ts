@@ -10,6 +10,7 @@ import {
   InvalidMessageError,
   MessageTooLargeError,
 } from "../mod.ts";
+import { feed, takeEach } from "./_feed.ts";
 import { LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE } from "./_process.ts";
@@ -147,29 +148,20 @@ function decode(
   chance: Chance,
 ): Arrived[] {
   const arrived: Arrived[] = [];
+  const decoder = new FrameDecoder(limit);
+  const takeAll = () => {
+    for (const item of takeEach(decoder)) {
+      arrived.push(typeof item === "string" ? item : name(item));
+    }
+  };
   try {
-    const decoder = new FrameDecoder(limit);
     for (const chunk of cutUp(bytes, chance)) {
-      for (let at = 0; at < chunk.length;) {
-        const room = decoder.room();
-        const part = chunk.subarray(at, at + room.length);
-        room.set(part);
-        decoder.fill(part.length);
-        at += part.length;
+      for (const _ of feed(decoder, chunk)) {
         // Now and then later, as where nobody receives.
-        if (chance.next() < 0.2) continue;
-        for (let some; (some = decoder.take());) {
-          for (const item of some) {
-            arrived.push(typeof item === "string" ? item : name(item));
-          }
-        }
+        if (chance.next() >= 0.2) takeAll();
       }
     }
-    for (let some; (some = decoder.take());) {
-      for (const item of some) {
-        arrived.push(typeof item === "string" ? item : name(item));
-      }
-    }
+    takeAll();
     const rest = decoder.incomplete();
     if (rest.length > 0) arrived.push(["incomplete", rest.toHex()]);
   } catch (error) {

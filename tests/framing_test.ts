@@ -31,6 +31,7 @@ import {
   maxMessageBytes,
   PIECE_BYTES,
 } from "../_framing.ts";
+import { feed, takeEach } from "./_feed.ts";
 import { Process } from "./_process.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -69,26 +70,7 @@ function toItem(message: string | InvalidMessageError): Item {
 }
 
 function takeAll(decoder: FrameDecoder, items: Item[]): void {
-  for (let some = decoder.take(); some; some = decoder.take()) {
-    assert(some.length > 0, "take() goes on without a message");
-    for (const message of some) items.push(toItem(message));
-  }
-}
-
-/** Reads a chunk as a socket does: into the room there is. */
-function* feed(decoder: FrameDecoder, chunk: Bytes): Generator<void> {
-  for (let at = 0; at < chunk.length;) {
-    const room = decoder.room();
-    assert(room.length > 0, "there is no room to read into");
-    assertLessOrEqual(room.buffer.byteLength, 65536);
-    const part = chunk.subarray(at, at + room.length);
-    room.set(part);
-    // What a room holds behind the bytes that were read must not matter.
-    room.subarray(part.length, part.length + 4).fill(0x03);
-    decoder.fill(part.length);
-    at += part.length;
-    yield;
-  }
+  for (const message of takeEach(decoder)) items.push(toItem(message));
 }
 
 function decode(

@@ -27,6 +27,7 @@ import {
   MessageTooLargeError,
   wirePort,
 } from "../mod.ts";
+import { feed, takeEach } from "./_feed.ts";
 import { LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { isInstalled, PATIENCE, Process, ROOT, WAIT } from "./_process.ts";
@@ -123,7 +124,10 @@ function untilFailure(events: Event[]): Event[] {
 }
 
 /** The chunks of so many bytes that these make. */
-function* cut(bytes: Uint8Array, size: number): Generator<Uint8Array> {
+function* cut(
+  bytes: Uint8Array<ArrayBuffer>,
+  size: number,
+): Generator<Uint8Array<ArrayBuffer>> {
   for (let at = 0; at < bytes.length; at += size) {
     yield bytes.slice(at, at + size);
   }
@@ -134,10 +138,8 @@ function decode({ bytes, maxMessageBytes }: Stream, size: number): Event[] {
   const events: Event[] = [];
   try {
     for (const chunk of cut(parse(bytes), size)) {
-      decoder.room().set(chunk);
-      decoder.fill(chunk.length);
-      for (let some = decoder.take(); some; some = decoder.take()) {
-        for (const message of some) {
+      for (const _ of feed(decoder, chunk)) {
+        for (const message of takeEach(decoder)) {
           events.push(
             typeof message === "string"
               ? { message }
