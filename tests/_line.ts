@@ -53,11 +53,6 @@ export function turn(ms = 0): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** How a promise ended. */
-export function outcome(promise: Promise<unknown>): Promise<unknown> {
-  return promise.then((value) => value, (error) => error);
-}
-
 /** Sends a message of which a test that fails first need not see the end. */
 export function send(client: TCPClient, message: string): Promise<void> {
   const sent = client.send(message);
@@ -175,21 +170,26 @@ export class ResettableLine implements AsyncDisposable {
     return this.#sockets.next();
   }
 
+  /** Connects a client that is told of nothing but what `options` say. */
+  async join(
+    options: TCPClientOptions = {},
+  ): Promise<{ client: TCPClient; socket: Socket }> {
+    const [client, socket] = await Promise.all([
+      createTcpClient(LOOPBACK, this.free.port, options),
+      this.accept(),
+    ]);
+    this.#clients.push(client);
+    return { client, socket };
+  }
+
   async connect(
     options: TCPClientOptions = {},
   ): Promise<
     { client: TCPClient; socket: Socket; gone: Queue<Error | undefined> }
   > {
     const gone = new Queue<Error | undefined>();
-    const [client, socket] = await Promise.all([
-      createTcpClient(LOOPBACK, this.free.port, {
-        onDisconnect: (error) => gone.put(error),
-        ...options,
-      }),
-      this.accept(),
-    ]);
-    this.#clients.push(client);
-    return { client, socket, gone };
+    const onDisconnect = (error?: Error) => gone.put(error);
+    return { ...await this.join({ onDisconnect, ...options }), gone };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -268,9 +268,33 @@ export async function ask(
   return await client.receive();
 }
 
+/** How a promise ended. */
+export function outcome(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then((value) => value, (error) => error);
+}
+
+/** How each of the promises ended. */
+export function outcomes(
+  promises: Iterable<Promise<unknown>>,
+): Promise<unknown[]> {
+  return Promise.all(Array.from(promises, outcome));
+}
+
+/** Takes what goes to console.error meanwhile. */
+export function captureConsole(): Disposable & { calls: unknown[][] } {
+  const original = console.error;
+  const calls: unknown[][] = [];
+  console.error = (...args: unknown[]) => void calls.push(args);
+  return { calls, [Symbol.dispose]: () => void (console.error = original) };
+}
+
 /** Lets the event loop turn until something holds that nothing tells of. */
 export async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+  const end = performance.now() + LIMIT / 2;
+  while (!condition()) {
+    assert(performance.now() < end, `waited too long for ${condition}`);
+    await delay(1);
+  }
 }
 
 /** Waits until a count stands still for so many ticks, in each of which something is at work. */

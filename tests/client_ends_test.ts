@@ -12,7 +12,6 @@ import {
   Line,
   LONG,
   NEVER,
-  outcome,
   put,
   Reason,
   reset,
@@ -25,7 +24,7 @@ import {
 } from "./_line.ts";
 import { LOOPBACK_ONLY, Program } from "./_netns.ts";
 import { Process } from "./_process.ts";
-import { KIB, LOOPBACK, Queue, TERMINATOR, test } from "./_served.ts";
+import { KIB, LOOPBACK, outcome, Queue, TERMINATOR, test } from "./_served.ts";
 
 /** More than a client reads ahead, and less than the kernel holds. */
 const PUSHED = Array.from({ length: 3000 }, (_, n) => `push ${n}`);

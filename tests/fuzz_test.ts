@@ -22,6 +22,7 @@ import { fuzzDecoder, fuzzSockets, newSeed } from "./_fuzz.ts";
 import { HERE, LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE } from "./_process.ts";
+import { MIB } from "./_served.ts";
 
 Deno.test("FrameDecoder does with 20,000 random byte streams what a simple decoder does", () => {
   fuzzDecoder(20_000, newSeed());
@@ -367,7 +368,6 @@ async function encode(message: string): Promise<void> {
   );
 }
 
-const MIB = 1_048_576;
 const ofText: [string, number, Case["run"]][] = [
   ["TCPClient.send()", MIB, ({ client }, text) => client.send(text)],
   [

@@ -11,6 +11,7 @@ import { deadline } from "@std/async";
 import fc from "fast-check";
 import { Inbox, type ReceiveOptions, type Source } from "../_inbox.ts";
 import { ClosedError, InvalidMessageError } from "../mod.ts";
+import { outcomes } from "./_served.ts";
 
 const PATIENCE = 10_000;
 const WAIT = { timeout: PATIENCE };
@@ -41,15 +42,6 @@ class Fixture implements Source<string> {
 /** A test that cannot hang. */
 function test(name: string, fn: (fixture: Fixture) => Promise<void>): void {
   Deno.test(name, () => deadline(fn(new Fixture()), PATIENCE));
-}
-
-async function outcomes(
-  promises: Iterable<Promise<unknown>>,
-): Promise<unknown[]> {
-  const settled = await Promise.allSettled(promises);
-  return settled.map((result) =>
-    result.status === "fulfilled" ? result.value : result.reason
-  );
 }
 
 async function collect(

@@ -14,8 +14,6 @@ import {
 } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import fc from "fast-check";
-import { once } from "node:events";
-import { createServer, type Socket } from "node:net";
 import { Connection } from "../_connection.ts";
 import { newStats } from "../_stats.ts";
 import {
@@ -26,14 +24,12 @@ import {
   type TCPClient,
   type TCPClientOptions,
 } from "../mod.ts";
+import { ResettableLine, turn } from "./_line.ts";
 import { LOOPBACK, onLinux, onWindows } from "./_machine.ts";
-import { test } from "./_served.ts";
 import { Program } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE, Process, WAIT } from "./_process.ts";
-
-const KIB = 1024;
-const MIB = 1024 * KIB;
+import { KIB, MIB, outcomes, test, until } from "./_served.ts";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
@@ -112,23 +108,9 @@ function numbers(count: number): string[] {
   return Array.from({ length: count }, (_, i) => String(i));
 }
 
-/** One turn of the event loop. */
-function turn(): Promise<void> {
-  return delay(0);
-}
-
 /** Keeps the event loop from turning. */
 function block(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-}
-
-/** For what no promise tells of. */
-async function until(condition: () => boolean): Promise<void> {
-  const end = performance.now() + PATIENCE / 2;
-  while (!condition()) {
-    assertLess(performance.now(), end, `waited too long for ${condition}`);
-    await delay(1);
-  }
 }
 
 async function collect(
@@ -137,16 +119,6 @@ async function collect(
 ): Promise<string[]> {
   for await (const message of client) into.push(message);
   return into;
-}
-
-/** What each of the promises came to. */
-async function outcomes(
-  promises: Iterable<Promise<unknown>>,
-): Promise<unknown[]> {
-  const settled = await Promise.allSettled(promises);
-  return settled.map((result) =>
-    result.status === "fulfilled" ? result.value : result.reason
-  );
 }
 
 /** Sends whose outcome is asked for later, if at all. */
@@ -1450,33 +1422,9 @@ test("TCPClient that does not receive stops the sender, and loses nothing", asyn
   assertEquals(await client.receive({ timeout: 0 }), null);
 });
 
-interface Resettable extends AsyncDisposable {
-  client: TCPClient;
-  /** Deno's own sockets say goodbye before a reset, which makes it an orderly end. */
-  socket: Socket;
-}
-
-async function connectResettable(): Promise<Resettable> {
-  await using stack = new AsyncDisposableStack();
-  const { port, wire } = stack.use(freePort());
-  const server = createServer().listen(wire, LOOPBACK);
-  await once(server, "listening");
-  const accepted = once(server, "connection");
-  const client = stack.use(await createTcpClient(LOOPBACK, port));
-  const [socket] = await accepted as [Socket];
-  const closed = once(server, "close");
-  server.close();
-  stack.defer(async () => {
-    socket.destroy();
-    await closed;
-  });
-  const whole = stack.move();
-  return { client, socket, [Symbol.asyncDispose]: () => whole.disposeAsync() };
-}
-
 test("TCPClient rejects with ClosedError and its cause when the peer resets", async () => {
-  await using pair = await connectResettable();
-  const { client, socket } = pair;
+  await using line = await ResettableLine.open();
+  const { client, socket } = await line.join();
   const pending = outcomes([client.receive(), collect(client)]);
   socket.resetAndDestroy();
   const calls = [
@@ -1496,8 +1444,8 @@ test("TCPClient rejects with ClosedError and its cause when the peer resets", as
 });
 
 test("TCPClient.receive() gives what arrived whole before a reset", async () => {
-  await using pair = await connectResettable();
-  const { client, socket } = pair;
+  await using line = await ResettableLine.open();
+  const { client, socket } = await line.join();
   socket.write("one\x03two\x03thr");
   assertEquals(await client.receive(WAIT), "one");
   socket.resetAndDestroy();

@@ -33,6 +33,7 @@ import { hasIpv6, onLinux } from "./_machine.ts";
 import {
   ask,
   assertHeldBack,
+  captureConsole,
   connectFrom,
   HERE,
   KIB,
@@ -47,14 +48,6 @@ import { freePort } from "./_ports.ts";
 import { Process } from "./_process.ts";
 
 const encoder = new TextEncoder();
-
-/** Takes what goes to console.error meanwhile. */
-function captureConsole(): Disposable & { calls: unknown[][] } {
-  const original = console.error;
-  const calls: unknown[][] = [];
-  console.error = (...args: unknown[]) => void calls.push(args);
-  return { calls, [Symbol.dispose]: () => void (console.error = original) };
-}
 
 /** Counts the writes to sockets of one side of a server's connections. */
 function countWrites(peer: Peer, wire: number): Disposable & { count: number } {

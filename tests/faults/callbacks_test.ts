@@ -22,6 +22,7 @@ import {
 } from "../../mod.ts";
 import {
   ask,
+  captureConsole,
   KIB,
   Queue,
   Served,
@@ -304,11 +305,7 @@ for (const [what, wrong] of Object.entries(WRONGS)) {
 
   // Promise 8: … and with an onError that fails itself, which console.error tells then.
   test(`TCPServerOptions.onError that ${what} does not end the server`, async () => {
-    const original = console.error;
-    const logged: unknown[] = [];
-    using stack = new DisposableStack();
-    stack.defer(() => void (console.error = original));
-    console.error = (...args: unknown[]) => void logged.push(...args);
+    using captured = captureConsole();
     const served = new Served((message) => {
       if (message === "ping") return "pong";
       throw new Error("bang");
@@ -328,7 +325,9 @@ for (const [what, wrong] of Object.entries(WRONGS)) {
         "onError failed: Error: boom\n",
       ]
     ) {
-      const told = logged.filter((one) => new RegExp(text).test(String(one)));
+      const told = captured.calls.flat().filter((one) =>
+        new RegExp(text).test(String(one))
+      );
       assertEquals(told.length, fails ? 3 : 0, text);
     }
   });

@@ -10,6 +10,7 @@ import {
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { ClosedError, createTcpClient } from "../../mod.ts";
+import { reset } from "../_line.ts";
 import { freePort } from "../_ports.ts";
 import {
   ask,
@@ -31,12 +32,6 @@ async function connectResettable(served: Served): Promise<Socket> {
   const socket = connect(served.wire, LOOPBACK);
   await once(socket, "connect");
   return socket;
-}
-
-async function reset(socket: Socket): Promise<void> {
-  const closed = once(socket, "close");
-  socket.resetAndDestroy();
-  await closed;
 }
 
 // Promise 2: RST in the middle of a message, which the server survives.
