@@ -60,6 +60,11 @@ export function send(client: TCPClient, message: string): Promise<void> {
   return sent;
 }
 
+/** The number that a message begins with. */
+export function sequence(message: string): number {
+  return Number(message.split(" ", 1)[0]);
+}
+
 /** What a test aborts and throws with. */
 export class Reason extends Error {
   override name = "Reason";

@@ -1,6 +1,7 @@
 // Why: interop and example tests talk to processes, which must be waited for
 // with a limit, explain themselves when they fail, and never outlive a test.
 
+import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async";
 
 /** The repository. */
@@ -156,6 +157,13 @@ export class Process implements AsyncDisposable {
       }: ${stdout}${stderr}`,
     );
   }
+}
+
+/** Waits for a process that has nothing to complain about; its output. */
+export async function output(process: Process): Promise<string> {
+  const { code, stdout, stderr } = await process.ended();
+  assertEquals({ code, stderr }, { code: 0, stderr: "" });
+  return stdout;
 }
 
 /** The Python peer, once it listens or is connected. */

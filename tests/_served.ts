@@ -280,6 +280,16 @@ export function outcomes(
   return Promise.all(Array.from(promises, outcome));
 }
 
+/** A bad argument as an error must show it. */
+export function shown(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "function") return "a function";
+  if (Array.isArray(value)) return "an array";
+  return typeof value === "object" && value !== null
+    ? "an object"
+    : String(value);
+}
+
 /** Takes what goes to console.error meanwhile. */
 export function captureConsole(): Disposable & { calls: unknown[][] } {
   const original = console.error;

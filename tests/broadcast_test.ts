@@ -12,7 +12,7 @@ import {
   Program,
 } from "./_netns.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, Process, WAIT } from "./_process.ts";
+import { output, PATIENCE, Process, WAIT } from "./_process.ts";
 
 /** 255.255.255.255, as an IPv4 socket takes it. */
 const LIMITED = [
@@ -300,12 +300,6 @@ Deno.test({
     }
   },
 });
-
-async function output(process: Process): Promise<string> {
-  const { code, stdout, stderr } = await process.ended();
-  assertEquals({ code, stderr }, { code: 0, stderr: "" });
-  return stdout;
-}
 
 /** Prints each message and its sender, to the end marked by "end". */
 const RECEIVER = `

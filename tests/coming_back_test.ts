@@ -26,6 +26,7 @@ import {
   ResettableLine,
   ROOM,
   send,
+  sequence,
   SOON,
   soon,
   turn,
@@ -603,8 +604,6 @@ function chance(seed: number): () => number {
     return ((t ^ t >>> 14) >>> 0) / 2 ** 32;
   };
 }
-
-const sequence = (message: string) => Number(message.split(" ", 1)[0]);
 
 /** What is whole of what was written or read, and what is not. */
 function split(text: string): [messages: string[], rest: string] {

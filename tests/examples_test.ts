@@ -18,14 +18,7 @@ import {
   onWindows,
 } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
-import { PATIENCE, type Process, ROOT, WAIT } from "./_process.ts";
-
-/** Waits for an example that has nothing to complain about; its output. */
-async function output(process: Process): Promise<string> {
-  const { code, stdout, stderr } = await process.ended();
-  assertEquals({ code, stderr }, { code: 0, stderr: "" });
-  return stdout;
-}
+import { output, PATIENCE, ROOT, WAIT } from "./_process.ts";
 
 /** The part of the order that comes next, or null when it is sent home. */
 async function order(robot: TCPClient): Promise<string | null> {

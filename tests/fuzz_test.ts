@@ -22,7 +22,7 @@ import { fuzzDecoder, fuzzSockets, newSeed } from "./_fuzz.ts";
 import { HERE, LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE } from "./_process.ts";
-import { MIB } from "./_served.ts";
+import { MIB, shown } from "./_served.ts";
 
 Deno.test("FrameDecoder does with 20,000 random byte streams what a simple decoder does", () => {
   fuzzDecoder(20_000, newSeed());
@@ -108,16 +108,6 @@ function bad(
     known.push({ value, error, says: text, run });
   }
   cases.set(where, known);
-}
-
-/** A value as errors name it. */
-function shown(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return "an array";
-  return typeof value === "object" && value !== null
-    ? "an object"
-    : String(value);
 }
 
 const as = (name: string) => (value: unknown) =>

@@ -20,6 +20,7 @@ import { readOptions } from "../_options.ts";
 import { HERE, LOOPBACK } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { PATIENCE } from "./_process.ts";
+import { shown } from "./_served.ts";
 
 const CERT = "-----BEGIN CERTIFICATE-----";
 const KEY = "-----BEGIN PRIVATE KEY-----";
@@ -240,13 +241,6 @@ const SUBJECTS: Subject[] = [
     cases: { maxMessageBytes: MAX_MESSAGE_BYTES },
   })),
 ];
-
-function shown(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return "an array";
-  return typeof value === "object" && value ? "an object" : String(value);
-}
 
 /** What a call throws, or the rejection. */
 async function thrown(run: () => unknown): Promise<Error> {

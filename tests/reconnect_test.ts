@@ -33,6 +33,7 @@ import {
   Reason,
   ResettableLine,
   ROOM,
+  sequence,
   SOON,
   turn,
 } from "./_line.ts";
@@ -1092,8 +1093,6 @@ async function live(
   const messages = text.split(TERMINATOR);
   return { rest: messages.pop() ?? "", messages };
 }
-
-const sequence = (message: string) => Number(message.split(" ", 1)[0]);
 
 /** Any length, so that breaks come in the middle of some; but always the same for a number. */
 function numbered(i: number): string {
