@@ -420,6 +420,14 @@ function compute(ms = 2.5 * IDLE_MS): void {
   while (performance.now() < end);
 }
 
+/** Computes in blocks until something holds, at most 50 of them. */
+async function computeUntil(condition: () => boolean): Promise<void> {
+  for (let blocks = 0; !condition() && blocks < 50; blocks++) {
+    compute();
+    await turn(1);
+  }
+}
+
 /** A peer in a process of its own, as nothing here runs while the script computes. */
 function talker(wire: number, every: number): Process {
   return new Process(Deno.execPath(), [
@@ -476,12 +484,7 @@ for (const [way, pause] of Object.entries(ways)) {
 test("TCPClientOptions.idleTimeout gives up a silent peer while the script computes in blocks", async () => {
   await using line = new Line();
   const { client, gone } = await line.connect({ idleTimeout: IDLE_MS });
-  let blocks = 0;
-  while (gone.all.length === 0 && blocks < 50) {
-    compute();
-    await turn(1);
-    blocks++;
-  }
+  await computeUntil(() => gone.all.length > 0);
   assertInstanceOf(gone.all[0], Deno.errors.TimedOut);
   const error = await assertRejects(() => client.receive(), ClosedError);
   assertInstanceOf(error.cause, Deno.errors.TimedOut);
@@ -495,12 +498,7 @@ test("TCPClientOptions.idleTimeout gives up a peer that stops talking while the 
     compute(IDLE_MS / 2);
     assertEquals(await client.receive(), "alive");
   }
-  let blocks = 0;
-  while (gone.all.length === 0 && blocks < 50) {
-    compute();
-    await turn(1);
-    blocks++;
-  }
+  await computeUntil(() => gone.all.length > 0);
   assertInstanceOf(gone.all[0], Deno.errors.TimedOut);
 });
 

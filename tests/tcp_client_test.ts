@@ -647,6 +647,20 @@ class FakeConn {
   unref(): void {}
 }
 
+/** A socket each of whose writes ends when the test says so. */
+function withWritesPending(): {
+  fake: FakeConn;
+  writes: PromiseWithResolvers<number>[];
+} {
+  const writes: PromiseWithResolvers<number>[] = [];
+  const fake = new FakeConn(() => {
+    const write = Promise.withResolvers<number>();
+    writes.push(write);
+    return write.promise;
+  });
+  return { fake, writes };
+}
+
 function connectionOn(fake: FakeConn, maxMessageBytes = MIB): Connection {
   return new Connection(fake as unknown as Deno.TcpConn, {
     remoteAddress: [LOOPBACK, 70001],
@@ -669,12 +683,7 @@ test("Connection.send() sends the messages of one turn in one write", async () =
 });
 
 test("Connection.send() sends what gathers during a write in the next one", async () => {
-  const writes: PromiseWithResolvers<number>[] = [];
-  const fake = new FakeConn(() => {
-    const write = Promise.withResolvers<number>();
-    writes.push(write);
-    return write.promise;
-  });
+  const { fake, writes } = withWritesPending();
   const connection = connectionOn(fake);
   const done: string[] = [];
   const post = async (message: string) => {
@@ -701,12 +710,7 @@ test("Connection.send() sends what gathers during a write in the next one", asyn
 });
 
 test("Connection.flushed() waits for what was sent before, not for what is sent meanwhile", async () => {
-  const writes: PromiseWithResolvers<number>[] = [];
-  const fake = new FakeConn(() => {
-    const write = Promise.withResolvers<number>();
-    writes.push(write);
-    return write.promise;
-  });
+  const { fake, writes } = withWritesPending();
   const connection = connectionOn(fake);
   const first = connection.send("a");
   await turn();
