@@ -1477,7 +1477,7 @@ Deno.test({
 
 Deno.test({
   name: "cli ends with 1 at the first output that can't be written",
-  ignore: !isLinux,
+  ignore: !onLinux,
   async fn() {
     for (const command of ["connect", "listen", "udp", "ping"]) {
       using port = freePort();
@@ -1505,7 +1505,7 @@ Deno.test({
 
 Deno.test({
   name: "cli says that standard input can't be read",
-  ignore: !isLinux,
+  ignore: !onLinux,
   async fn() {
     using port = freePort();
     await using watched = serve(port, silence);
@@ -1654,7 +1654,7 @@ Deno.test({
 
 Deno.test({
   name: "cli connect on a terminal tells that Ctrl-C has ended the connection",
-  ignore: !hasPython || isWindows,
+  ignore: !hasPython || onWindows,
   async fn() {
     for (const mode of [[], ["--request"]]) {
       using port = freePort();
@@ -1679,7 +1679,7 @@ Deno.test({
 
 Deno.test({
   name: "cli ends on Ctrl-C while Deno asks for a permission",
-  ignore: !hasPython || isWindows,
+  ignore: !hasPython || onWindows,
   async fn() {
     const python =
       "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
