@@ -292,26 +292,30 @@ export class Connection implements Link {
     return this.#readable && (this.#hungry || this.#closing !== undefined);
   }
 
+  /** One async function for all of it: each one that waits takes memory of an idle connection. */
   async #readLoop(): Promise<void> {
     this.#watch?.heard();
-    while (this.#wantsMore) await this.#readOnce();
-    this.#reading = undefined;
-  }
-
-  async #readOnce(): Promise<void> {
     try {
-      if (yielding) await yielding;
-      if (!this.#readable) return;
-      const room = this.#room();
-      const count = await this.#conn.read(room);
-      // To Tokio the socket is ready until a read finds less than there is room for.
-      if (count === room.length) yieldAfterBurst();
-      if (!this.#readable) return;
-      if (count === null) this.#stopReading(PEER);
-      else if (!this.#closing) this.#arrived(count, room);
+      while (this.#wantsMore) {
+        if (yielding) await yielding;
+        if (!this.#readable) break;
+        const room = this.#room();
+        this.#read(await this.#conn.read(room), room);
+        // Who got a message asks for the next one before more is read, or an end.
+        await null;
+      }
     } catch (error) {
       if (this.#readable) this.#stopReading({ by: "fault", cause: error });
     }
+    this.#reading = undefined;
+  }
+
+  #read(count: number | null, room: Uint8Array<ArrayBuffer>): void {
+    // To Tokio the socket is ready until a read finds less than there is room for.
+    if (count === room.length) yieldAfterBurst();
+    if (!this.#readable) return;
+    if (count === null) this.#stopReading(PEER);
+    else if (!this.#closing) this.#arrived(count, room);
   }
 
   #room(): Uint8Array<ArrayBuffer> {
@@ -402,7 +406,13 @@ export class Connection implements Link {
     await null;
     try {
       for (let batch; !this.#released && (batch = this.#outbox.next());) {
-        await this.#write(batch);
+        // Here, as one more async function would cost each message.
+        for (const piece of batch.pieces()) {
+          for (let rest = piece; rest.length > 0;) {
+            batch.tried = batch.sent + rest.length;
+            rest = this.#wrote(batch, rest, await this.#conn.write(rest));
+          }
+        }
         if (this.#settled) return;
         this.#stats.messagesOut += this.#outbox.shift();
       }
@@ -416,23 +426,17 @@ export class Connection implements Link {
     this.#endFlushing();
   }
 
-  async #write(batch: Batch): Promise<void> {
-    for (const piece of batch.pieces()) {
-      for (let rest = piece; rest.length > 0;) {
-        batch.tried = batch.sent + rest.length;
-        const count = await this.#conn.write(rest);
-        batch.sent += count;
-        this.#wrote(count);
-        if (count === rest.length) break;
-        rest = rest.subarray(count);
-      }
-    }
-  }
-
-  #wrote(count: number): void {
+  /** Counts what the kernel has taken; returns the rest. */
+  #wrote(
+    batch: Batch,
+    bytes: Uint8Array<ArrayBuffer>,
+    count: number,
+  ): Uint8Array<ArrayBuffer> {
+    batch.sent += count;
     this.#bytesOut += count;
     this.#stats.bytesOut += count;
-    if (this.awaits !== "message") this.#watch?.heard();
+    if (this.#watch && this.awaits !== "message") this.#watch.heard();
+    return bytes.subarray(count);
   }
 
   #writeFailed(error: unknown): void {

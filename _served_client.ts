@@ -67,8 +67,8 @@ export type MessageCallback = (
 
 /** The server, as its clients know it. */
 export interface Host {
-  /** Whether no more messages are handed on. */
-  readonly stopped: boolean;
+  /** Whether no more messages are handed on: a plain property, as each message asks. */
+  stopped: boolean;
   readonly callback: MessageCallback | undefined;
   readonly maxSendBufferBytes: number;
   /** Where to report what went wrong. */

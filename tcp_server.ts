@@ -355,11 +355,8 @@ export class TCPServer implements AsyncDisposable, Disposable {
     this.address = address;
     this.#settings = settings;
     this.#reports = new Reports(settings.onError);
-    const isStopped = () => this.#stopped !== undefined;
     this.#host = {
-      get stopped() {
-        return isStopped();
-      },
+      stopped: false,
       callback,
       maxSendBufferBytes: settings.maxSendBufferBytes,
       reports: this.#reports,
@@ -707,6 +704,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   }
 
   async #stop(): Promise<void> {
+    this.#host.stopped = true;
     // Or a script with nothing else to do would end before this does.
     this.#listener.ref();
     this.#listener.close();
