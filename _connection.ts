@@ -36,6 +36,8 @@ const FLUSH_LOOK_MS = 500;
 const SETTLE_MS = 500;
 /** Bytes that may be held untaken while reading goes on, so that an end behind them is seen. */
 const READ_AHEAD_BYTES = 4096;
+/** How long reading ahead is put off after a read of that much, in ms. */
+const READ_AHEAD_MS = 10;
 /**
  * What a waiting message takes besides its bytes: its promise, what the caller attaches to
  * that, and its part of the queue (measured, see tests/faults/memory_test.ts).
@@ -126,6 +128,10 @@ export class Connection implements Link {
   /** Whether more may arrive. */
   #readable = true;
   #reading: Promise<void> | undefined;
+  /** The timer of a read ahead that is put off. */
+  #later: ReturnType<typeof setTimeout> | undefined;
+  /** Whether the last read found much. */
+  #flooded = false;
   #writing: Promise<void> | undefined;
   /** Who waits until what was posted is with the kernel. */
   readonly #flushing = new Set<() => void>();
@@ -237,7 +243,9 @@ export class Connection implements Link {
   /** Says whether the peer is expected to send: not while it waits for a reply. */
   expect(expecting: boolean): void {
     this.#expecting = expecting;
-    if (expecting) this.#watch?.heard();
+    if (!expecting) return;
+    this.#watch?.heard();
+    this.#readOn();
   }
 
   hold(held: boolean): void {
@@ -285,18 +293,43 @@ export class Connection implements Link {
 
   /** A read is always pending while there is room: so the end is seen without a receiver. */
   #readOn(): void {
-    if (!this.#reading && this.#wantsMore) this.#reading = this.#readLoop();
+    if (this.#reading || !this.#wantsMore) return;
+    if (this.#putsOff) return this.#readLater();
+    this.#reading = this.#readLoop();
   }
 
   get #wantsMore(): boolean {
     return this.#readable && (this.#hungry || this.#closing !== undefined);
   }
 
+  /**
+   * Whether to wait before reading ahead: callbacks mostly settle at once, and a peer
+   * that sends much would then be read a few KiB at a time.
+   */
+  get #putsOff(): boolean {
+    return this.#flooded && !this.#expecting && this.#closing === undefined;
+  }
+
+  #readLater(): void {
+    this.#later ??= setTimeout(() => {
+      this.#later = undefined;
+      this.#flooded = false;
+      this.#readOn();
+    }, READ_AHEAD_MS);
+  }
+
+  #putOffNoMore(): void {
+    if (this.#later === undefined) return;
+    clearTimeout(this.#later);
+    this.#later = undefined;
+  }
+
   /** One async function for all of it: each one that waits takes memory of an idle connection. */
   async #readLoop(): Promise<void> {
+    this.#putOffNoMore();
     this.#watch?.heard();
     try {
-      while (this.#wantsMore) {
+      while (this.#wantsMore && !this.#putsOff) {
         if (yielding) await yielding;
         if (!this.#readable) break;
         const room = this.#room();
@@ -308,6 +341,7 @@ export class Connection implements Link {
       if (this.#readable) this.#stopReading({ by: "fault", cause: error });
     }
     this.#reading = undefined;
+    this.#readOn();
   }
 
   #read(count: number | null, room: Uint8Array<ArrayBuffer>): void {
@@ -335,6 +369,7 @@ export class Connection implements Link {
       return this.#stopReading({ by: "fault", cause });
     }
     this.#bytesIn += count;
+    this.#flooded = count >= READ_AHEAD_BYTES;
     this.#decoder.fill(count);
     this.#events.arrived();
   }
@@ -571,6 +606,7 @@ export class Connection implements Link {
     if (this.#released) return;
     this.#released = true;
     this.#readable = false;
+    this.#putOffNoMore();
     this.#watch?.stop();
     try {
       this.#conn.close();

@@ -441,8 +441,8 @@ function byteLength(message: string): number {
 const lendable: Uint8Array<ArrayBuffer>[][] = [];
 /** The smallest buffer is 2^10 bytes, the largest 2^16, each with room for a terminator. */
 const MIN_BITS = 10;
-/** How many buffers of a size are kept. */
-const MAX_KEPT = 4;
+/** How many bytes of buffers of a size are kept. */
+const MAX_KEPT_BYTES = 262_144;
 
 /** Lends a buffer for so many bytes, up to a piece, and one more. */
 function borrow(size: number): Uint8Array<ArrayBuffer> {
@@ -453,7 +453,7 @@ function borrow(size: number): Uint8Array<ArrayBuffer> {
 function giveBack(buffer: Uint8Array<ArrayBuffer>): void {
   const bits = 31 - Math.clz32(buffer.length - 1);
   const kept = lendable[bits] ??= [];
-  if (kept.length < MAX_KEPT) kept.push(buffer);
+  if (kept.length << bits < MAX_KEPT_BYTES) kept.push(buffer);
 }
 
 /** Encodes into a buffer that is lent; undefined if the text does not fit into a piece. */

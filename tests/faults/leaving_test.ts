@@ -98,17 +98,16 @@ async function assertServes(served: Served): Promise<void> {
 
 for (
   const [what, text] of [
-    ["nothing waits", ""],
-    ["messages wait", `next${TERMINATOR}`.repeat(100)],
-    ["the next message has begun", "x".repeat(KIB)],
+    ["nothing waits", `work${TERMINATOR}`],
+    ["nothing waits behind much", "x".repeat(200 * KIB) + TERMINATOR],
+    ["messages wait", `work${TERMINATOR}${`next${TERMINATOR}`.repeat(100)}`],
+    ["the next message has begun", `work${TERMINATOR}${"x".repeat(KIB)}`],
   ] as const
 ) {
   test(`TCPServer forgets a client that breaks off while its callback works and ${what}`, async () => {
     await using served = new Working({ maxClients: 1 });
     const { server } = served;
-    const [peer, { client, context, finish }] = await served.breakable(
-      `work${TERMINATOR}${text}`,
-    );
+    const [peer, { client, context, finish }] = await served.breakable(text);
     assertEquals(context.signal.aborted, false);
     await peer.reset();
     const [gone, error] = await served.disconnected.next();
