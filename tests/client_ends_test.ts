@@ -7,6 +7,7 @@ import {
   assertInstanceOf,
   assertRejects,
 } from "@std/assert";
+import { LINGER_MS } from "../_connection.ts";
 import { ClosedError, type TCPClient } from "../mod.ts";
 import {
   Line,
@@ -24,7 +25,15 @@ import {
 } from "./_line.ts";
 import { LOOPBACK_ONLY, Program } from "./_netns.ts";
 import { Process } from "./_process.ts";
-import { KIB, LOOPBACK, outcome, Queue, TERMINATOR, test } from "./_served.ts";
+import {
+  KIB,
+  LOOPBACK,
+  outcome,
+  Queue,
+  standstill,
+  TERMINATOR,
+  test,
+} from "./_served.ts";
 
 /** More than a client reads ahead, and less than the kernel holds. */
 const PUSHED = Array.from({ length: 3000 }, (_, n) => `push ${n}`);
@@ -159,6 +168,102 @@ for (const call of ["send", "receive", "disconnect"] as const) {
       else if (call === "send") assertInstanceOf(one, ClosedError);
       else assertInstanceOf(one, Error); // "late" is no options
     }
+  });
+}
+
+/** More than a client reads at once, and less than the kernel holds. */
+const KEPT = Array.from({ length: 1000 }, (_, n) => `${n} `.padEnd(100));
+
+for (
+  const [when, onDisconnect] of [
+    ["in onDisconnect", compute],
+    ["in a timer after it", (ms: number) => void setTimeout(compute, 0, ms)],
+  ] as const
+) {
+  test(`TCPClient.receive() with reconnect gets all that had arrived when a send failed, also if the script computes ${when}`, async () => {
+    await using line = new Line();
+    const gone = new Queue<void>();
+    const { client, peer } = await line.connect({
+      reconnect: NEVER,
+      onDisconnect: () => {
+        onDisconnect(LINGER_MS + 100);
+        gone.put();
+      },
+    });
+    await peer.write(KEPT.map((message) => message + TERMINATOR).join(""));
+    while (client.stats.bytesIn === 0) await turn();
+    peer.conn.close();
+    await sendUntilGone(client, gone);
+    const got = [];
+    for (const _ of KEPT) got.push(await soon(client.receive(), "a message"));
+    assertEquals(got, KEPT);
+    await client.disconnect();
+  });
+}
+
+for (const received of [0, 1]) {
+  test(`TCPClientOptions.signal with reconnect leaves what had arrived to be received, ${received} of it before`, async () => {
+    await using line = new Line();
+    const abort = new AbortController();
+    const { client, peer } = await line.connect({
+      reconnect: NEVER,
+      signal: abort.signal,
+    });
+    const messages = Array.from({ length: 300 }, (_, n) => `push ${n}`);
+    const bytes = messages.map((message) => message + TERMINATOR).join("");
+    await peer.write(bytes);
+    while (client.stats.bytesIn < bytes.length) await turn();
+    const got = [];
+    while (got.length < received) got.push(await client.receive());
+    const cause = new Reason("enough");
+    abort.abort(cause);
+    let error: unknown;
+    while (error === undefined) {
+      const next = await outcome(client.receive());
+      if (next instanceof Error) error = next;
+      else got.push(next);
+    }
+    assertEquals(got, messages);
+    assertInstanceOf(error, ClosedError);
+    assertEquals(error.cause, cause);
+  });
+}
+
+// what is sent at the end
+
+for (const how of ["signal", "disconnect() after a loss"]) {
+  test(`TCPClient.send() with reconnect resolves for each message that is whole with the kernel at the end: ${how}`, async () => {
+    await using line = new Line();
+    const abort = new AbortController();
+    const { client, peer, gone } = await line.connect({
+      reconnect: NEVER,
+      signal: abort.signal,
+    });
+    // More than the buffers of both kernels hold.
+    const count = 16 * KIB;
+    let resolved = 0;
+    const sends = Array.from(
+      { length: count },
+      (_, n) => client.send(`${n} `.padEnd(KIB)).then(() => resolved++),
+    );
+    const ends = Promise.allSettled(sends);
+    await standstill(() => client.stats.bytesOut, () => turn());
+    if (how === "signal") {
+      abort.abort(new Reason("enough"));
+    } else {
+      await peer.conn.closeWrite();
+      await soon(gone.next(), "the loss");
+      await client.disconnect();
+    }
+    await soon(ends, "the ends of send()");
+    // Read only now, so what was with the kernel is known.
+    const text = await new Response(peer.conn.readable).text();
+    const whole = text.split(TERMINATOR).length - 1;
+    assert(whole > 0 && whole < count, `${whole} of ${count}`);
+    assertEquals(
+      { resolved, messagesOut: client.stats.messagesOut },
+      { resolved: whole, messagesOut: whole },
+    );
   });
 }
 
@@ -414,7 +519,7 @@ for (
 
 const IDLE_MS = 150;
 
-/** Computes without a pause for longer than a peer may be silent. */
+/** Computes without a pause: unless told, for longer than a peer may be silent. */
 function compute(ms = 2.5 * IDLE_MS): void {
   const end = performance.now() + ms;
   while (performance.now() < end);

@@ -949,6 +949,33 @@ for (const when of CALLBACKS) {
   });
 }
 
+test("TCPClientOptions.signal that aborts in onReconnect ends what waits to be sent, and what onReconnect sent", async () => {
+  await using line = new Line();
+  const abort = new AbortController();
+  const cause = new Reason("enough");
+  const sends: Promise<unknown>[] = [];
+  const { client } = await line.strand({
+    signal: abort.signal,
+    onReconnect: () => {
+      sends.push(outcome(client.send("HELLO")));
+      abort.abort(cause);
+    },
+  });
+  for (const text of ["WAITS 1", "WAITS 2"]) {
+    sends.push(outcome(client.send(text)));
+  }
+  line.open();
+  using again = await soon(line.accept(), "the next connection");
+  await again.ended();
+  const errors = await soon(Promise.all(sends), "the ends of send()");
+  assertEquals(errors.length, 3);
+  for (const error of errors) {
+    assertInstanceOf(error, ClosedError);
+    assertEquals(error.cause, cause);
+  }
+  await assertEnded(client);
+});
+
 /** How the connection of a client with `reconnect` can break. */
 const breaks: Record<
   string,
