@@ -44,6 +44,7 @@ import {
   KIB,
   LOOPBACK,
   MIB,
+  Peer,
   Queue,
   Served,
   standstill,
@@ -433,6 +434,48 @@ test("TCPClient with reconnect and tls never sends again what may have left", as
   assertEquals(await received.next(), "one");
   assertEquals(await received.next(), "two");
   assertEquals(await received.next(), "three");
+});
+
+test("TCPClient with reconnect and tls never sends again what may have left in a write that does not end", async () => {
+  using port = freePort();
+  using listener = Deno.listenTls({ ...HERE, port: port.wire, ...certificate });
+  const accept = async () => {
+    const conn = await listener.accept();
+    await conn.handshake();
+    return new Peer(conn);
+  };
+  const [client, peer] = await Promise.all([
+    createTcpClient(LOOPBACK, port.port, {
+      tls: { caCerts },
+      reconnect: { firstDelay: 1, jitter: 0 },
+    }),
+    accept(),
+  ]);
+  await using _client = client;
+  let sends: Promise<unknown>;
+  {
+    // What is seen of a write while the script computes as its connection ends.
+    using _replaced = replaceTls(
+      "write",
+      peer.conn,
+      (write) =>
+        async function (this: Deno.TlsConn, bytes) {
+          await write.call(this, bytes);
+          return new Promise<number>(() => {});
+        },
+    );
+    sends = Promise.all([client.send("one"), client.send("two")]);
+    assertEquals([await peer.read(), await peer.read()], ["one", "two"]);
+  }
+  peer.conn.close();
+  using again = await accept();
+  await client.send("three");
+  assertEquals(await again.read(), "three");
+  await sends;
+  await Promise.all([
+    client.disconnect(),
+    again.ended().then(() => again.conn.close()),
+  ]);
 });
 
 test("TCPServer.stop() with tls lets another server listen while clients drain", async () => {

@@ -127,6 +127,13 @@ const kinds: Record<
       return (long[i % long.length] ?? "").slice(from, from + 40);
     },
   },
+  "long slices of messages that are far longer": {
+    bytes: 66_000,
+    make: (i) => {
+      const text = `${i} `.padEnd(1_048_576, "0123456789abcdef ");
+      return text.slice(0, 66_000);
+    },
+  },
   "100 bytes, put together from characters": {
     bytes: 100,
     make: (i) => {
