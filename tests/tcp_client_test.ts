@@ -321,6 +321,18 @@ test(
   ON_LINUX,
 );
 
+test("createTcpClient() connects although the script computes beyond connectTimeout", async () => {
+  using port = freePort();
+  using listener = Deno.listen({ hostname: LOOPBACK, port: port.wire });
+  const connectTimeout = 50;
+  const connecting = createTcpClient(LOOPBACK, port.port, { connectTimeout });
+  const end = performance.now() + 2 * connectTimeout;
+  while (performance.now() < end);
+  await using client = await connecting;
+  assertEquals(client.connected, true);
+  (await listener.accept()).close();
+});
+
 test(
   "createTcpClient() waits out a connectTimeout longer than timers can be",
   async () => {
@@ -724,6 +736,35 @@ test("Connection.flushed() waits for what was sent before, not for what is sent 
   assertEquals(fake.writes, ["a\x03", "b\x03"]);
   writes[1]?.resolve(2);
   await second;
+  await connection.close();
+});
+
+/** What `body` does is followed by so much computing: all timers it sets are due then. */
+function thenCompute<T>(ms: number, body: () => T): T {
+  const original = globalThis.setTimeout;
+  const replacement = (
+    callback: (...args: unknown[]) => void,
+    delay = 0,
+    ...args: unknown[]
+  ) => original(callback, Math.max(0, delay - ms), ...args);
+  globalThis.setTimeout = replacement as typeof setTimeout;
+  try {
+    return body();
+  } finally {
+    globalThis.setTimeout = original;
+  }
+}
+
+test("Connection.flush() does not take computing for a peer that takes nothing", async () => {
+  const { fake, writes } = withWritesPending();
+  const connection = connectionOn(fake);
+  const sent = connection.send("a");
+  await turn();
+  const flushed = thenCompute(3_600_000, () => connection.flush());
+  await turn(); // in which the timers come
+  writes[0]?.resolve(2);
+  assertEquals(await flushed, true);
+  await sent;
   await connection.close();
 });
 
