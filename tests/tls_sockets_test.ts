@@ -9,6 +9,7 @@ import {
   assertInstanceOf,
   assertRejects,
 } from "@std/assert";
+import { delay } from "@std/async";
 import { createServer } from "node:tls";
 import {
   createTcpClient,
@@ -28,7 +29,9 @@ import {
   onLinux,
   Peer,
   Queue,
+  standstill,
   test,
+  until,
 } from "./_served.ts";
 
 // Descriptors, counted by the process that they belong to
@@ -256,6 +259,95 @@ test("TCPServer with tls tells a connection that was cut from one that has ended
   await relay.cut();
   const [, error] = await served.disconnected.next();
   assertInstanceOf(error, Deno.errors.UnexpectedEof);
+});
+
+/** Passes on what comes, until either side is gone. */
+async function pass(from: Deno.TcpConn, to: Deno.TcpConn): Promise<void> {
+  const buffer = new Uint8Array(65_536);
+  try {
+    for (let count; (count = await from.read(buffer)) !== null;) {
+      for (let rest = buffer.subarray(0, count); rest.length > 0;) {
+        rest = rest.subarray(await to.write(rest));
+      }
+    }
+  } catch {
+    // The test has ended it.
+  }
+}
+
+/** Reads messages of a peer as they come, until it is gone. */
+async function collect(peer: Peer<Deno.TlsConn>, into: string[]) {
+  try {
+    for (let text; (text = await peer.read()) !== null;) {
+      into.push(text.trimEnd());
+    }
+  } catch {
+    // It was cut off.
+  }
+}
+
+test("TCPClient with reconnect and tls sends nothing twice that it was sending when it was cut off, also if onDisconnect computes", async () => {
+  using stack = new DisposableStack();
+  const outside = stack.use(freePort());
+  const relay = stack.use(Deno.listen({ ...HERE, port: outside.wire }));
+  const listener = stack.use(
+    Deno.listenTls({ ...HERE, port: 0, ...certificate }),
+  );
+  const passing: Promise<void>[] = [];
+  const accept = async () => {
+    const inner = stack.use(await relay.accept());
+    const [outer, conn] = await Promise.all([
+      Deno.connect({ ...HERE, port: listener.addr.port }),
+      listener.accept(),
+    ]);
+    stack.use(outer);
+    passing.push(pass(outer, inner));
+    return { inner, outer, peer: stack.use(new Peer(conn)) };
+  };
+  const gone = Promise.withResolvers<void>();
+  const connecting = createTcpClient(LOOPBACK, outside.port, {
+    tls: { caCerts },
+    reconnect: { firstDelay: 1, jitter: 0 },
+    onDisconnect: async () => {
+      gone.resolve();
+      for (let n = 0; n < 20; n++) await null;
+      for (const end = performance.now() + 400; performance.now() < end;);
+    },
+  });
+  const first = await accept();
+  // Only the handshake passes at first.
+  let open = Promise.resolve();
+  const gate = Promise.withResolvers<void>();
+  const read = first.inner.read.bind(first.inner);
+  first.inner.read = (room) => open.then(() => read(room));
+  passing.push(pass(first.inner, first.outer));
+  await first.peer.conn.handshake();
+  await using client = await connecting;
+  open = gate.promise;
+
+  // More than the buffers of all kernels hold.
+  const count = 24 * 1024;
+  const texts = Array.from({ length: count }, (_, n) => `${n}`);
+  const sends = texts.map((text) => client.send(text.padEnd(1023)));
+  await standstill(() => client.stats.bytesOut, () => delay(1));
+  // Without the alert that announces it.
+  await first.inner.closeWrite();
+  await gone.promise;
+  gate.resolve();
+  const before: string[] = [];
+  const after: string[] = [];
+  passing.push(collect(first.peer, before));
+  const second = await accept();
+  passing.push(pass(second.inner, second.outer), collect(second.peer, after));
+  await Promise.all(sends);
+  await client.disconnect();
+  await until(() => after.at(-1) === texts.at(-1));
+  await standstill(() => before.length, () => delay(1));
+  assert(before.length > 0 && after.length > 0);
+  const twice = new Set(before).intersection(new Set(after));
+  assertEquals([...twice], []);
+  stack.dispose();
+  await Promise.all(passing);
 });
 
 test("TCPServer with tls takes nothing that was changed on the way", async () => {
