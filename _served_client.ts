@@ -161,7 +161,8 @@ export class ServedClient {
     for (let next: Promise<void> | undefined = wait; next;) {
       await next;
       // Once for each message: there may always be more to push.
-      await this.#backpressure();
+      const room = this.#backpressure();
+      if (room) await room;
       this.#busy = next = this.#handle();
     }
     this.#connection.expect(true);
