@@ -257,8 +257,9 @@ export class ServedClient {
   /** A client that has ended its side and takes nothing of its replies is given up. */
   async #watchReplies(): Promise<void> {
     while (await this.#connection.flush(Infinity)) {
-      if (!this.#busy) return;
-      await this.#busy;
+      if (!this.#busy || this.#gone) return;
+      // A callback is at work; otherwise it is the client that is waited for.
+      if (this.#connection.unsentBytes === 0) await this.#busy;
     }
     this.#giveUp();
   }

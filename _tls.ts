@@ -220,15 +220,10 @@ function builtin(name: string): unknown {
   return process.getBuiltinModule(name);
 }
 
-/**
- * Reads the certificate and the key of a server.
- *
- * @throws {Error} What Deno has against them. Node tells that only by a handshake.
- */
+/** Reads the certificate and the key of a server, which Deno has accepted. */
 export function secureContext(
-  { cert, key }: ServerTLSOptions,
+  { cert, key }: { cert: string; key: string },
 ): SecureContext {
-  Deno.createHttpClient({ cert, key }).close();
   return builtin("node:tls").createSecureContext({ cert, key });
 }
 

@@ -232,7 +232,15 @@ export function createTcpServer(
   let listener: Deno.TcpListener;
   let context: SecureContext | undefined;
   try {
-    context = settings.tls && secureContext(settings.tls);
+    if (settings.tls) {
+      // Node says only in a handshake what is wrong with a certificate or a key.
+      Deno.listenTls({
+        ...where,
+        cert: settings.tls.cert,
+        key: settings.tls.key,
+      }).close();
+      context = secureContext(settings.tls);
+    }
     listener = Deno.listen(where);
   } catch (error) {
     throw explain(

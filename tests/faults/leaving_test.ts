@@ -17,6 +17,7 @@ import {
   ClosedError,
   CommunicationError,
   type MessageContext,
+  MessageTooLargeError,
   type Reply,
 } from "../../mod.ts";
 import { freePort } from "../_ports.ts";
@@ -624,4 +625,103 @@ test("TCPServer replaces a connection by one with both ends equal, and gives it 
   await assertRejects(() => server.send("too late", gone), ClosedError);
   assertEquals(served.work.rest(), []);
   assertEquals(served.disconnected.rest(), []);
+});
+
+// What happened to clients in the middle of something
+
+test("TCPServer tells onDisconnect of a message over the limit behind a callback that works", async () => {
+  await using served = new Served(async (message) => {
+    await delay(5);
+    return message;
+  }, { maxMessageBytes: 16 });
+  using peer = await served.known();
+  await peer.write(`good${TERMINATOR}${"x".repeat(17)}${TERMINATOR}`);
+  assertEquals(await peer.read(), "good");
+  const [, error] = await served.disconnected.next();
+  assertInstanceOf(error, MessageTooLargeError);
+});
+
+test("TCPServer hears a client that takes all that is pushed to it, though more is always on its way", async () => {
+  const stopped = Promise.withResolvers<void>();
+  let pushing = true;
+  await using served = new Served((message) => {
+    if (message !== "STOP") return;
+    pushing = false;
+    stopped.resolve();
+  });
+  const { server } = served;
+  await using client = await served.client();
+  const address = await served.connected.next();
+  const push = async () => {
+    while (pushing) await server.send("x".repeat(100_000), address);
+  };
+  const pushes = Promise.all([push(), push(), push()]);
+  const drained = (async () => {
+    for await (const _ of client);
+  })();
+  await client.send("STOP");
+  await stopped.promise;
+  await pushes;
+  await client.disconnect();
+  await drained;
+});
+
+test("TCPServer gives up a client that ended its side and takes none of its replies", async () => {
+  await using served = new Served(() => "x".repeat(MIB));
+  const { server } = served;
+  using peer = await served.known();
+  // More than the kernel holds for both ends.
+  await peer.write(`get${TERMINATOR}`.repeat(64));
+  await peer.conn.closeWrite();
+  const [, error] = await served.disconnected.next();
+  assertInstanceOf(error, Deno.errors.TimedOut);
+  assertEquals(server.getConnectedClients(), []);
+});
+
+test("TCPServer hands nothing on of a half-closed client once a reply to it has failed", async () => {
+  const work = new Queue<() => void>();
+  let calls = 0;
+  await using served = new Served(() => {
+    calls++;
+    const { promise, resolve } = Promise.withResolvers<string>();
+    work.put(() => resolve("reply"));
+    return promise;
+  });
+  const peer = await connectFrom(0, served.wire);
+  await served.connected.next();
+  peer.write(`order${TERMINATOR}`.repeat(20));
+  peer.end();
+  const finish = await work.next();
+  await peer.reset();
+  finish();
+  // The reply that shows the reset, and perhaps one more that is on its way.
+  for (let gone = false; !gone;) {
+    gone = await Promise.race([
+      served.disconnected.next().then(() => true),
+      work.next().then((finish) => {
+        finish();
+        return false;
+      }),
+    ]);
+  }
+  assertLess(calls, 20);
+});
+
+test("TCPServer counts a client once that is dropped, whatever onDisconnect pushes then", async () => {
+  const count = 8;
+  await using served: Served = new Served(undefined, {
+    maxSendBufferBytes: 65_536,
+    onDisconnect: () => {
+      served.server.sendToAll("somebody has left").catch(() => {});
+    },
+  });
+  const { server } = served;
+  const peers: Peer[] = [];
+  for (let n = 0; n < count; n++) peers.push(await served.known());
+  // Until the kernel takes no more and all of them are full.
+  while (server.stats.slowClientsDropped < count) {
+    await server.sendToAll("x".repeat(60_000));
+  }
+  assertEquals(server.stats.slowClientsDropped, count);
+  for (const peer of peers) peer[Symbol.dispose]();
 });

@@ -258,10 +258,10 @@ for (const protocol of ["TCP", "UDP"]) {
 /** What the modules may use of Deno: it takes net, asks before, or takes nothing. */
 const HARMLESS = [
   "connect",
-  "createHttpClient", // which only reads a certificate and its key
   "errors",
   "listen",
   "listenDatagram",
+  "listenTls",
   "networkInterfaces", // after `permissions` has said that it may
   "permissions",
   "refTimer",
