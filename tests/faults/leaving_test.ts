@@ -11,7 +11,7 @@ import {
   assertRejects,
   assertStrictEquals,
 } from "@std/assert";
-import { delay } from "@std/async";
+import { deadline, delay } from "@std/async";
 import {
   type Address,
   ClosedError,
@@ -21,11 +21,13 @@ import {
   type Reply,
 } from "../../mod.ts";
 import { freePort } from "../_ports.ts";
+import { isInstalled, PATIENCE, Process } from "../_process.ts";
 import {
   ask,
   type Bound,
   connectFrom,
   KIB,
+  LOOPBACK,
   MIB,
   type Peer,
   Queue,
@@ -725,3 +727,25 @@ test("TCPServer counts a client once that is dropped, whatever onDisconnect push
   assertEquals(server.stats.slowClientsDropped, count);
   for (const peer of peers) peer[Symbol.dispose]();
 });
+
+const hasPython = isInstalled("python3");
+
+test(
+  "TCPServer accepts on at once behind connections that broke off before they were accepted",
+  async () => {
+    await using served = new Served((message) => message);
+    const script = `
+import socket, struct
+for _ in range(100):
+    peer = socket.create_connection(("${LOOPBACK}", ${served.wire}))
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+print("done")`;
+    await using vandal = new Process("python3", ["-c", script]);
+    assertEquals(await vandal.read(), "done");
+    await using client = await served.client();
+    assertEquals(await deadline(ask(client, "honest"), PATIENCE), "honest");
+    await client.disconnect();
+  },
+  { ignore: !hasPython },
+);
