@@ -266,8 +266,10 @@ export class ServedClient {
 
   #giveUp(): void {
     if (this.#gone) return;
+    const { broken } = this.#connection;
     this.destroy(
-      new Deno.errors.TimedOut("it takes nothing of what is pending"),
+      (broken ? this.#connection.endError() : undefined) ??
+        new Deno.errors.TimedOut("it takes nothing of what is pending"),
     );
   }
 
@@ -304,7 +306,7 @@ export class ServedClient {
     this.#ended = true;
     if (this.#busy) await within(LINGER_MS - MIN_LINGER_MS, this.#busy);
     const isFlushed = await this.#connection.flush();
-    if (!isFlushed && !this.#connection.broken) this.#giveUp();
+    if (!isFlushed) this.#giveUp();
     await this.#connection.close(Math.max(0, end - performance.now()));
     this.#context?.abort();
     this.#tellGone(this.#connection.endError());
