@@ -42,7 +42,7 @@ const READ_AHEAD_MS = 10;
  * What a waiting message takes besides its bytes: its promise, what the caller attaches to
  * that, and its part of the queue (measured, see tests/faults/memory_test.ts).
  */
-export const MESSAGE_OVERHEAD_BYTES = 320;
+export const MESSAGE_OVERHEAD_BYTES = 448;
 
 const DONE = Promise.resolve();
 

@@ -121,7 +121,7 @@ export interface TCPClientOptions {
   reconnect?: boolean | RetryOptions;
   /**
    * With `reconnect`, how much memory messages may take that wait while there is no
-   * connection, in bytes: each counts with its bytes on the wire and 320 for its
+   * connection, in bytes: each counts with its bytes on the wire and 448 for its
    * overhead. A message too many is refused. One message alone may always wait.
    *
    * @default {16_777_216}

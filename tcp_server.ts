@@ -123,7 +123,7 @@ export interface TCPServerOptions {
   maxClients?: number;
   /**
    * How much memory messages may take that wait for a client, in bytes: each counts
-   * with its bytes on the wire and 320 for its overhead. A push that would make it
+   * with its bytes on the wire and 448 for its overhead. A push that would make it
    * more disconnects the client. One message alone may always wait.
    *
    * @default {16_777_216}

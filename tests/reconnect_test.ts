@@ -714,7 +714,7 @@ test("TCPClientOptions.maxSendBufferBytes bounds empty messages too", async () =
 
 test("TCPClientOptions.maxSendBufferBytes counts bytes, not characters", async () => {
   await using line = new Line();
-  await using robot = await stranded(line, { maxSendBufferBytes: 10_000 });
+  await using robot = await stranded(line, { maxSendBufferBytes: 12_000 });
   const sends = Array.from(
     { length: 10 },
     () => robot.client.send("…".repeat(1_000)),
