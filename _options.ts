@@ -308,10 +308,19 @@ export function isPromise(value: unknown): value is PromiseLike<unknown> {
     typeof value.then === "function";
 }
 
+/** A longer text may be a private key: no more of it is shown than its first line. */
+const MAX_SHOWN = 200;
+const BEGINNING = 27;
+
+function showText(text: string): string {
+  const isLong = text.length > MAX_SHOWN;
+  return JSON.stringify(isLong ? `${text.slice(0, BEGINNING)}…` : text);
+}
+
 /** A value in an error message: short, and never one that throws itself. */
 export function show(value: unknown): string {
   try {
-    if (typeof value === "string") return JSON.stringify(value);
+    if (typeof value === "string") return showText(value);
     if (typeof value === "object" && value !== null) {
       return Array.isArray(value) ? "an array" : "an object";
     }

@@ -137,7 +137,9 @@ export interface TCPClientOptions {
   onDisconnect?: (error?: Error) => void;
   /**
    * With `reconnect`, called when there is a connection again. What it sends before
-   * it returns leaves before the messages that wait.
+   * it returns leaves before the messages that wait. What it throws or rejects with is
+   * an uncaught error and ends the script: write
+   * `() => void client.send("HELLO").catch(() => {})`.
    */
   onReconnect?: () => void;
   /**

@@ -7,6 +7,7 @@ import {
   assertEquals,
   assertInstanceOf,
   assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { deadline } from "@std/async";
 import {
@@ -559,3 +560,15 @@ for (const [how, guarded] of Object.entries(GUARDED)) {
     assertEquals([senders.length, socket.stats.datagramsDropped], [2, 1]);
   });
 }
+
+Deno.test("createTcpServer() shows no more of a long text than its first line", () => {
+  const key = `-----BEGIN PRIVATE KEY-----\n${"A".repeat(300)}`;
+  const error = assertThrows(
+    () => createTcpServer(70001, undefined, { tls: key as never }),
+    TypeError,
+  );
+  assertEquals(
+    error.message,
+    'Cannot use "-----BEGIN PRIVATE KEY-----…" as tls: it takes { cert, key, handshakeTimeout }',
+  );
+});
