@@ -7,12 +7,8 @@
 
 import { type Address, formatWithWire, toAddress } from "./_address.ts";
 import { ClosedError, CommunicationError, reason } from "./_errors.ts";
-import {
-  checkMessage,
-  FrameDecoder,
-  FrameEncoder,
-  PIECE_BYTES,
-} from "./_framing.ts";
+import { checkMessage, FrameDecoder, PIECE_BYTES } from "./_framing.ts";
+import { type Batch, Outbox } from "./_outbox.ts";
 import type { Stats } from "./_stats.ts";
 import { IdleWatch, within, yieldAfterBurst, yielding } from "./_time.ts";
 import { type Conn, isTls } from "./_tls.ts";
@@ -38,11 +34,6 @@ const SETTLE_MS = 500;
 const READ_AHEAD_BYTES = 4096;
 /** How long reading ahead is put off after a read of that much, in ms. */
 const READ_AHEAD_MS = 10;
-/**
- * What a waiting message takes besides its bytes: its promise, what the caller attaches to
- * that, and its part of the queue (measured, see tests/faults/memory_test.ts).
- */
-export const MESSAGE_OVERHEAD_BYTES = 448;
 
 const DONE = Promise.resolve();
 
@@ -107,7 +98,7 @@ export interface ConnectionOptions {
 }
 
 /** One framed TCP connection. */
-export class Connection implements Link {
+export class Connection implements Link, WriterOwner {
   readonly remoteAddress: Address;
   readonly localAddress: Address;
   /**
@@ -120,7 +111,8 @@ export class Connection implements Link {
   readonly #portOffset: number;
   readonly #maxMessageBytes: number;
   readonly #stats: Stats;
-  readonly #outbox: Outbox;
+  /** What sends. */
+  readonly writer: Writer;
   readonly #ownsOutbox: boolean;
   readonly #watch: IdleWatch | undefined;
   #decoder: FrameDecoder;
@@ -132,16 +124,10 @@ export class Connection implements Link {
   #later: ReturnType<typeof setTimeout> | undefined;
   /** Whether the last read found much. */
   #flooded = false;
-  #writing: Promise<void> | undefined;
-  /** Who waits until what was posted is with the kernel. */
-  readonly #flushing = new Set<() => void>();
   #closing: Promise<void> | undefined;
   #released = false;
-  /** Whether the outbox is no longer this connection's. */
-  #settled = false;
   #settling: Promise<void> | undefined;
   #bytesIn = 0;
-  #bytesOut = 0;
 
   /**
    * @param conn The socket, which belongs to the connection from here on.
@@ -160,12 +146,12 @@ export class Connection implements Link {
     this.#maxMessageBytes = options.maxMessageBytes;
     this.#decoder = new FrameDecoder(options.maxMessageBytes);
     this.#stats = options.stats;
-    this.#outbox = options.outbox ?? new Outbox();
     this.#ownsOutbox = options.outbox === undefined;
     if (options.idleTimeout > 0) {
       this.#watch = new IdleWatch(options.idleTimeout, STUCK_MS, this);
     }
-    if (this.#outbox.count > 0) this.pump();
+    const { outbox = new Outbox() } = options;
+    this.writer = new Writer(conn, outbox, options.stats, this);
   }
 
   /** Begins to read. */
@@ -183,12 +169,6 @@ export class Connection implements Link {
     return this.#end?.by === "fault";
   }
 
-  /** Whether the socket still takes bytes: the peer may have ended its side. */
-  get #writable(): boolean {
-    return this.#closing === undefined &&
-      (this.#end === undefined || this.#end.by === "peer");
-  }
-
   /** Whether more may arrive. */
   get readable(): boolean {
     return this.#readable;
@@ -204,24 +184,9 @@ export class Connection implements Link {
     return this.#bytesIn;
   }
 
-  /** Bytes that the kernel has not taken. */
-  get unsentBytes(): number {
-    return this.#outbox.bytes;
-  }
-
-  /** The memory that messages take which the kernel has not taken, in bytes. */
-  get unsentCost(): number {
-    return this.#outbox.cost;
-  }
-
-  /** The same, if every character that is not encoded takes as many bytes as it can. */
-  get unsentCostAtMost(): number {
-    return this.#outbox.costAtMost;
-  }
-
-  /** Encodes what waits, so that its bytes are known. */
-  pack(): void {
-    this.#outbox.pack();
+  /** What is to be sent. */
+  get outbox(): Outbox {
+    return this.writer.outbox;
   }
 
   /** Whether nothing more will arrive, and its owner knows. */
@@ -237,7 +202,7 @@ export class Connection implements Link {
   /** For whom this side waits: until when depends on it. */
   get awaits(): "message" | "room" | undefined {
     if (this.#reading && this.#expecting) return "message";
-    return this.#outbox.bytes > 0 ? "room" : undefined;
+    return this.outbox.count > 0 ? "room" : undefined;
   }
 
   /** Says whether the peer is expected to send: not while it waits for a reply. */
@@ -286,8 +251,9 @@ export class Connection implements Link {
       if (!this.#closing) this.#over({ by: "fault", cause: error });
     };
     // Only then, as this error is about to be handed out in the place of the message.
-    if (this.#isWriting) within(LINGER_MS, this.flushed()).then(end);
-    else queueMicrotask(end);
+    if (this.writer.isWriting) {
+      within(LINGER_MS, this.writer.flushed()).then(end);
+    } else queueMicrotask(end);
     return [error];
   }
 
@@ -396,6 +362,12 @@ export class Connection implements Link {
 
   // Writing
 
+  /** Whether the socket still takes bytes: the peer may have ended its side. */
+  get #writable(): boolean {
+    return this.#closing === undefined &&
+      (this.#end === undefined || this.#end.by === "peer");
+  }
+
   /**
    * Sends a message. Those sent in a row leave in one write, and while a write is under
    * way those to come gather for the next.
@@ -405,7 +377,7 @@ export class Connection implements Link {
   send(message: string): Promise<void> {
     checkMessage(message, this.#maxMessageBytes);
     if (!this.open) throw this.sendError();
-    return this.#post(message).wait();
+    return this.writer.post(message).wait();
   }
 
   /**
@@ -417,136 +389,39 @@ export class Connection implements Link {
   reply(message: string): void {
     checkMessage(message, this.#maxMessageBytes);
     if (!this.#writable) throw this.sendError();
-    this.#post(message);
+    this.writer.post(message);
   }
 
   /** Sends what {@linkcode encodeFrame} made of a message. */
   push(frame: Uint8Array<ArrayBuffer>): Batch {
     if (!this.open) throw this.sendError();
-    return this.#post(frame);
-  }
-
-  #post(message: string | Uint8Array<ArrayBuffer>): Batch {
-    this.pump();
-    return this.#outbox.post(message);
-  }
-
-  /** Sends what is in the outbox. */
-  pump(): void {
-    this.#writing ??= this.#pump();
-  }
-
-  async #pump(): Promise<void> {
-    // The rest of the turn joins.
-    await null;
-    try {
-      for (let batch; !this.#released && (batch = this.#outbox.next());) {
-        // Here, as one more async function would cost each message.
-        for (const piece of batch.pieces()) {
-          for (let rest = piece; rest.length > 0;) {
-            batch.tried = batch.sent + rest.length;
-            rest = this.#wrote(batch, rest, await this.#conn.write(rest));
-          }
-        }
-        if (this.#settled) return;
-        this.#stats.messagesOut += this.#outbox.shift();
-      }
-    } catch (error) {
-      if (this.#settled) return;
-      // A write with TLS that fails does not tell how much had left before.
-      if (this.#conn.encrypted) this.#outbox.assumeSent();
-      this.#writeFailed(error);
-    }
-    this.#writing = undefined;
-    this.#endFlushing();
-  }
-
-  /** Counts what the kernel has taken; returns the rest. */
-  #wrote(
-    batch: Batch,
-    bytes: Uint8Array<ArrayBuffer>,
-    count: number,
-  ): Uint8Array<ArrayBuffer> {
-    batch.sent += count;
-    this.#bytesOut += count;
-    this.#stats.bytesOut += count;
-    if (this.#watch && this.awaits !== "message") this.#watch.heard();
-    return bytes.subarray(count);
-  }
-
-  #writeFailed(error: unknown): void {
-    if (this.#released) return;
-    const first = this.#ended({ by: "fault", cause: error });
-    if (this.#ownsOutbox) this.#endOutbox();
-    if (first) this.#events.gone(this.endError());
-  }
-
-  /** Whether a write under way has left is known only once it has ended. */
-  async #endWhenSettled(): Promise<void> {
-    await this.settled();
-    this.#endOutbox();
-  }
-
-  #endOutbox(): void {
-    this.#stats.messagesOut += this.#outbox.settleSent();
-    this.#outbox.end(this.sendError());
-  }
-
-  /** Nothing more of what was posted will leave by this connection. */
-  #endFlushing(): void {
-    for (const resolve of this.#flushing) resolve();
-    this.#flushing.clear();
-  }
-
-  get #isWriting(): boolean {
-    return this.#writing !== undefined && !this.#released &&
-      this.#outbox.count > 0;
-  }
-
-  /** Settles when everything posted so far is with the kernel, or will never be. */
-  flushed(): Promise<void> {
-    const { last } = this.#outbox;
-    if (!this.#isWriting || !last) return DONE;
-    return new Promise((resolve) => {
-      this.#flushing.add(resolve);
-      const settled = () => {
-        this.#flushing.delete(resolve);
-        resolve();
-      };
-      last.watch({ settled });
-    });
-  }
-
-  /**
-   * Settles when the last write has ended after {@linkcode destroy}: what was sent is known.
-   * Not left to the runtime: before Deno 2.9.5 a write stays pending when its socket closes.
-   */
-  async settled(): Promise<void> {
-    if (this.#writing) await within(SETTLE_MS, this.#writing);
-    this.#settled = true;
-    // It never ended: with TLS anything may have left.
-    if (this.#writing && this.#conn.encrypted) this.#outbox.assumeSent();
+    return this.writer.post(frame);
   }
 
   /**
    * Whether everything posted so far is with the kernel in time; gives up on a peer that
-   * takes nothing. It counts looks, not time: while the script holds the event loop up
-   * nothing can leave.
+   * takes nothing.
    *
    * @param ms How long a peer may take that takes something, in ms.
    */
   async flush(ms: number = MAX_FLUSH_MS): Promise<boolean> {
-    const { last } = this.#outbox;
-    let stuck = 0;
-    for (let look = 0; this.#isWriting && !last?.isSettled; look++) {
-      if (look >= ms / FLUSH_LOOK_MS || stuck >= STUCK_MS / FLUSH_LOOK_MS) {
-        return false;
-      }
-      const seen = this.#bytesOut;
-      await within(FLUSH_LOOK_MS, this.flushed());
-      stuck = this.#bytesOut === seen ? stuck + 1 : 0;
-    }
-    return !this.broken;
+    return await this.writer.flush(ms) && !this.broken;
+  }
+
+  wrote(): void {
+    if (this.#watch && this.awaits !== "message") this.#watch.heard();
+  }
+
+  writeFailed(error: unknown): void {
+    const first = this.#ended({ by: "fault", cause: error });
+    if (this.#ownsOutbox) this.writer.end(this.sendError());
+    if (first) this.#events.gone(this.endError());
+  }
+
+  /** Whether a write under way has left is known only once it has ended. */
+  async #endOutbox(): Promise<void> {
+    await this.writer.settled();
+    this.writer.end(this.sendError());
   }
 
   // Closing
@@ -613,8 +488,8 @@ export class Connection implements Link {
     } catch {
       // It is closed already.
     }
-    if (this.#ownsOutbox) this.#settling = this.#endWhenSettled();
-    this.#endFlushing();
+    this.writer.stop();
+    if (this.#ownsOutbox) this.#settling = this.#endOutbox();
   }
 
   /** Gives up a peer that was silent for too long. */
@@ -686,257 +561,150 @@ export function tune(conn: Deno.TcpConn): void {
   }
 }
 
-/** Told when a batch is with the kernel, or never will be. */
-export interface Watcher {
-  settled(error: Error | undefined): void;
+/** What a {@linkcode Writer} reports to. */
+interface WriterOwner {
+  /** The kernel has taken something. */
+  wrote(): void;
+  /** Nothing can be sent any more. */
+  writeFailed(error: unknown): void;
 }
 
-/** The promise of one message, and how often a connection broke with it at the head. */
-interface Waiter {
-  resolve(): void;
-  reject(error: Error): void;
-  breaks: number;
-}
+/** The writing half of a connection: one write at a time, of all that has gathered. */
+class Writer {
+  /** What is to be sent. */
+  readonly outbox: Outbox;
+  readonly #conn: Conn;
+  readonly #stats: Stats;
+  readonly #owner: WriterOwner;
+  #writing: Promise<void> | undefined;
+  /** Who waits until what was posted is with the kernel. */
+  #flushing: Set<() => void> | undefined;
+  #bytesOut = 0;
+  /** Whether the socket is closed. */
+  #stopped = false;
+  /** Whether the outbox is no longer this connection's. */
+  #settled = false;
 
-/** Messages that leave in one write, and who waits for that. */
-export class Batch extends FrameEncoder {
-  /** How many bytes the kernel has taken. */
-  sent = 0;
-  /** How many it has if the write under way has succeeded. */
-  tried = 0;
-  /** With a promise for each message, in their order. */
-  #waiters: Waiter[] | undefined;
-  /** Or with one for all of them. */
-  #written: PromiseWithResolvers<void> | undefined;
-  #watchers: Set<Watcher> | undefined;
-  /** Whether it is with the kernel, or never will be. */
-  isSettled = false;
-
-  /** @param each Whether each message has a promise of its own. */
-  constructor(each: boolean) {
-    super();
-    if (each) this.#waiters = [];
+  /**
+   * @param conn The socket.
+   * @param outbox What is to be sent.
+   * @param stats Where to count.
+   * @param owner Whom to tell.
+   */
+  constructor(conn: Conn, outbox: Outbox, stats: Stats, owner: WriterOwner) {
+    this.#conn = conn;
+    this.outbox = outbox;
+    this.#stats = stats;
+    this.#owner = owner;
+    if (outbox.count > 0) this.pump();
   }
 
-  /** Settles when the message that was added last is with the kernel, or never will be. */
-  wait(): Promise<void> {
-    const waiters = this.#waiters;
-    if (!waiters) {
-      return (this.#written ??= Promise.withResolvers<void>()).promise;
+  /** Sends a message that was checked, or its frame; returns the batch that it leaves in. */
+  post(item: string | Uint8Array<ArrayBuffer>): Batch {
+    this.pump();
+    return this.outbox.post(item);
+  }
+
+  /** Sends what is in the outbox. */
+  pump(): void {
+    this.#writing ??= this.#pump();
+  }
+
+  async #pump(): Promise<void> {
+    // The rest of the turn joins.
+    await null;
+    try {
+      for (let bytes; !this.#stopped && (bytes = this.outbox.next());) {
+        const count = await this.#conn.write(bytes);
+        if (this.#settled) return;
+        this.#wrote(count);
+      }
+    } catch (error) {
+      if (this.#settled) return;
+      this.#failed(error);
     }
-    return new Promise((resolve, reject) =>
-      waiters.push({ resolve, reject, breaks: 0 })
-    );
+    this.#writing = undefined;
+    this.#endFlushing();
   }
 
-  /** Adds somebody to be told. */
-  watch(watcher: Watcher): void {
-    (this.#watchers ??= new Set()).add(watcher);
+  #wrote(count: number): void {
+    this.#bytesOut += count;
+    this.#stats.bytesOut += count;
+    this.#stats.messagesOut += this.outbox.wrote(count);
+    this.#owner.wrote();
   }
 
-  /** Takes out somebody who no longer waits. */
-  unwatch(watcher: Watcher): void {
-    this.#watchers?.delete(watcher);
+  #failed(error: unknown): void {
+    // A write with TLS that fails does not tell how much had left before.
+    if (this.#conn.encrypted) this.outbox.assumeSent();
+    if (!this.#stopped) this.#owner.writeFailed(error);
   }
 
-  /** Everything is with the kernel, or with an error nothing more will be. */
-  settle(error?: Error): void {
-    this.isSettled = true;
-    if (error) {
-      this.#written?.reject(error);
-      for (const { reject } of this.#waiters ?? []) reject(error);
-    } else {
-      this.#written?.resolve();
-      for (const { resolve } of this.#waiters ?? []) resolve();
-    }
-    for (const watcher of this.#watchers ?? []) watcher.settled(error);
+  /** Settles when everything posted so far is with the kernel, or will never be. */
+  flushed(): Promise<void> {
+    const { last } = this.outbox;
+    if (!this.isWriting || !last) return DONE;
+    return new Promise((resolve) => {
+      const settled = () => {
+        this.#flushing?.delete(resolve);
+        resolve();
+      };
+      (this.#flushing ??= new Set()).add(resolve);
+      last.watch({ settled });
+    });
   }
 
-  /** Takes out the messages that are wholly with the kernel; returns their number. */
-  dropSent(): number {
-    const whole = this.drop(this.sent);
-    this.sent = this.tried = 0;
-    for (const { resolve } of this.#waiters?.splice(0, whole) ?? []) resolve();
-    return whole;
+  /** Whether something that was posted is still to leave. */
+  get isWriting(): boolean {
+    return this.#writing !== undefined && !this.#stopped &&
+      this.outbox.count > 0;
   }
 
-  /** A connection broke with this batch at the head: its first message is rejected the third time. */
-  broke(error: () => Error): void {
-    const first = this.#waiters?.[0];
-    if (!first || ++first.breaks < MAX_BREAKS) return;
-    this.#waiters?.shift();
-    this.dropFirst();
-    first.reject(error());
-  }
-}
-
-/** How often a connection may break with the same message at the head. */
-const MAX_BREAKS = 3;
-
-/**
- * Messages on their way out, in the order of the calls. What waits is kept as bytes, in
- * batches of one write each.
- */
-export class Outbox {
-  readonly #each: boolean;
-  #batches: Batch[] = [];
-  /** The batch that more messages may join. */
-  #open: Batch | undefined;
-  /** Whether what is posted has to wait: it is packed at the end of the turn. */
-  #busy = false;
-  #packing = false;
-  #bytes = 0;
-  /** How many messages wait or are being written. */
-  count = 0;
-  /** Why nothing more is sent. */
-  #ended: Error | undefined;
-
-  /** @param each Whether each message has a promise of its own, and outlives a connection. */
-  constructor(each = false) {
-    this.#each = each;
-  }
-
-  /** The bytes that wait or are being written. */
-  get bytes(): number {
-    return this.#bytes;
-  }
-
-  /** The newest batch. */
-  get last(): Batch | undefined {
-    return this.#batches.at(-1);
-  }
-
-  /** The memory that they take, in bytes. */
-  get cost(): number {
-    return this.#bytes + this.count * MESSAGE_OVERHEAD_BYTES;
-  }
-
-  /** The same, if every character that is not encoded takes as many bytes as it can. */
-  get costAtMost(): number {
-    return this.cost + 2 * (this.#open?.textBytes ?? 0);
-  }
-
-  /** Takes in a message that was checked, or its frame; returns its batch. */
-  post(message: string | Uint8Array<ArrayBuffer>): Batch {
-    let batch = this.#open;
-    if (!batch?.fits(message)) batch = this.#begin();
-    const before = batch.size;
-    if (typeof message === "string") batch.add(message);
-    else batch.addFrame(message);
-    this.#bytes += batch.size - before;
-    this.count++;
-    if (this.#busy && !this.#packing) this.#packSoon();
-    return batch;
-  }
-
-  #begin(): Batch {
-    this.pack();
-    const batch = new Batch(this.#each);
-    this.#batches.push(batch);
-    return this.#open = batch;
-  }
-
-  #packSoon(): void {
-    this.#packing = true;
-    queueMicrotask(this.#packOpen);
-  }
-
-  readonly #packOpen = (): void => {
-    this.#packing = false;
-    this.pack();
-  };
-
-  /** Encodes what waits: it takes less memory then, and its bytes are known. */
-  pack(): void {
-    const batch = this.#open;
-    if (batch) this.#resized(batch, () => batch.pack());
-  }
-
-  /** The batch to write next, which nothing joins from here on. */
-  next(): Batch | undefined {
-    const [batch] = this.#batches;
-    this.#busy = batch !== undefined;
-    if (batch === this.#open) this.#open = undefined;
-    if (batch) this.#resized(batch, () => batch.prepare());
-    return batch;
-  }
-
-  /** What the first batch tried to send with a write that failed may have left. */
-  assumeSent(): void {
-    const [batch] = this.#batches;
-    if (batch) batch.sent = batch.tried;
-  }
-
-  #resized(batch: Batch, change: () => void): void {
-    const before = batch.size;
-    change();
-    this.#bytes += batch.size - before;
-  }
-
-  /** The first batch is with the kernel; returns how many messages it had. */
-  shift(): number {
-    const batch = this.#batches.shift();
-    if (!batch) return 0;
-    this.#bytes -= batch.size;
-    this.count -= batch.count;
-    batch.settle();
-    return batch.count;
-  }
-
-  /** Takes out the messages that are wholly with the kernel; returns their number. */
-  settleSent(): number {
-    const batch = this.next();
-    if (!batch) return 0;
-    return this.#changed(batch, () => batch.dropSent());
+  /** Nothing more of what was posted will leave by this connection. */
+  #endFlushing(): void {
+    for (const resolve of this.#flushing ?? []) resolve();
+    this.#flushing = undefined;
   }
 
   /**
-   * A connection broke, for `error`: what it has not sent waits for the next one. Returns
-   * how many messages it has sent that were not counted yet.
+   * Whether everything posted so far is with the kernel in so many milliseconds, or never
+   * will be. It counts looks, not time: while the script holds the event loop up nothing
+   * can leave.
    */
-  broke(error: () => Error): number {
-    const whole = this.settleSent();
-    const [head] = this.#batches;
-    if (head) this.#changed(head, () => head.broke(error));
-    this.#busy = true;
-    return whole;
-  }
-
-  #changed<T>(batch: Batch, change: () => T): T {
-    const { size, count } = batch;
-    const result = change();
-    this.#bytes += batch.size - size;
-    this.count += batch.count - count;
-    if (batch.count > 0) return result;
-    this.#batches.shift();
-    if (this.#open === batch) this.#open = undefined;
-    return result;
-  }
-
-  /** What is posted in `body` goes before everything else. */
-  ahead(body: () => void): void {
-    const waiting = this.#batches;
-    const open = this.#open;
-    this.#batches = [];
-    this.#open = undefined;
-    try {
-      body();
-    } finally {
-      this.pack();
-      this.#batches.push(...waiting);
-      this.#open = open;
-      // What was posted may have ended it all.
-      if (this.#ended) this.end(this.#ended);
+  async flush(ms: number): Promise<boolean> {
+    const { last } = this.outbox;
+    let stuck = 0;
+    for (let look = 0; this.isWriting && !last?.isSettled; look++) {
+      if (look >= ms / FLUSH_LOOK_MS || stuck >= STUCK_MS / FLUSH_LOOK_MS) {
+        return false;
+      }
+      const seen = this.#bytesOut;
+      await within(FLUSH_LOOK_MS, this.flushed());
+      stuck = this.#bytesOut === seen ? stuck + 1 : 0;
     }
+    return true;
   }
 
-  /** Nothing more will be sent. */
+  /** The socket is closed. */
+  stop(): void {
+    this.#stopped = true;
+    this.#endFlushing();
+  }
+
+  /**
+   * Settles when the last write has ended after {@linkcode stop}: what was sent is known.
+   * Not left to the runtime: before Deno 2.9.5 a write stays pending when its socket closes.
+   */
+  async settled(): Promise<void> {
+    if (this.#writing) await within(SETTLE_MS, this.#writing);
+    this.#settled = true;
+    // It never ended: with TLS anything may have left.
+    if (this.#writing && this.#conn.encrypted) this.outbox.assumeSent();
+  }
+
+  /** Nothing more will be sent, for `error`. */
   end(error: Error): void {
-    this.#ended = error;
-    const batches = this.#batches;
-    this.#batches = [];
-    this.#open = undefined;
-    this.#bytes = this.count = 0;
-    for (const batch of batches) batch.settle(error);
+    this.#stats.messagesOut += this.outbox.settleSent();
+    this.outbox.end(error);
   }
 }

@@ -50,6 +50,8 @@ const SMALL_READS = 8;
 export const PIECE_BYTES = 65_536;
 /** A frame from this size on has a write of its own: copying it would cost more. */
 const OWN_WRITE_BYTES = 4096;
+/** The most bytes that a UTF-16 unit takes. */
+export const MAX_UNIT_BYTES = 3;
 /** V8's longest string is 2^29 - 24 units; no UTF-8 text has more units than bytes. */
 const MAX_TEXT_BYTES = 2 ** 29 - 24;
 
@@ -63,7 +65,8 @@ const strictDecoder = new TextDecoder("utf-8", {
   fatal: true,
 });
 const encoder = new TextEncoder();
-const NOTHING = new Uint8Array(0);
+type Bytes = Uint8Array<ArrayBuffer>;
+const NOTHING: Bytes = new Uint8Array(0);
 
 /** The option `maxMessageBytes`. */
 export const maxMessageBytes: Option<number> = integer(
@@ -105,7 +108,7 @@ export class FrameDecoder {
   }
 
   /** Where to read to next: at least one byte, valid until the next call. */
-  room(): Uint8Array<ArrayBuffer> {
+  room(): Bytes {
     const { held } = this;
     let size = this.#wanted;
     while (size < held * 2) size *= 2;
@@ -373,7 +376,7 @@ export function decodeDatagram(
 }
 
 /** Joins bytes into a buffer of their own. */
-export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+export function concat(parts: readonly Uint8Array[]): Bytes {
   let size = 0;
   for (const part of parts) size += part.length;
   const whole = new Uint8Array(size);
@@ -395,8 +398,7 @@ export function checkText(message: string, limit: number): void {
       "Cannot send a message with a lone surrogate: UTF-8 has no bytes for it",
     );
   }
-  // A UTF-16 unit takes three bytes at the most.
-  if (message.length * 3 <= limit) return;
+  if (message.length * MAX_UNIT_BYTES <= limit) return;
   const size = byteLength(message);
   if (size <= limit) return;
   throw new MessageTooLargeError(
@@ -423,7 +425,9 @@ export function frameLength(message: string): number {
 
 /** Counts in pieces: a buffer for a long message takes longer than its encoding. */
 function byteLength(message: string): number {
-  const scratch = borrow(Math.min(message.length * 3, PIECE_BYTES));
+  const scratch = borrow(
+    Math.min(message.length * MAX_UNIT_BYTES, PIECE_BYTES),
+  );
   let size = 0;
   for (let at = 0; at < message.length;) {
     const { read, written } = encoder.encodeInto(message.slice(at), scratch);
@@ -438,42 +442,49 @@ function byteLength(message: string): number {
  * Buffers to encode into, by size: making one takes as long as filling it. One that
  * is lent holds at most twice what was asked for, so a write that is stuck pins little.
  */
-const lendable: Uint8Array<ArrayBuffer>[][] = [];
+const lendable: Bytes[][] = [];
 /** The smallest buffer is 2^10 bytes, the largest 2^16, each with room for a terminator. */
 const MIN_BITS = 10;
 /** How many bytes of buffers of a size are kept. */
 const MAX_KEPT_BYTES = 262_144;
 
 /** Lends a buffer for so many bytes, up to a piece, and one more. */
-function borrow(size: number): Uint8Array<ArrayBuffer> {
+function borrow(size: number): Bytes {
   const bits = Math.max(MIN_BITS, 32 - Math.clz32(Math.max(size, 1) - 1));
   return lendable[bits]?.pop() ?? new Uint8Array((1 << bits) + 1);
 }
 
-function giveBack(buffer: Uint8Array<ArrayBuffer>): void {
+function giveBack(buffer: Bytes): void {
   const bits = 31 - Math.clz32(buffer.length - 1);
   const kept = lendable[bits] ??= [];
   if (kept.length << bits < MAX_KEPT_BYTES) kept.push(buffer);
 }
 
-/** Encodes into a buffer that is lent; undefined if the text does not fit into a piece. */
-function encodeLent(text: string): EncodedText | undefined {
+/** A message as a frame in a buffer that is lent; undefined if it does not fit into a piece. */
+function encodeLent(text: string): LentFrame | undefined {
   let buffer = borrow(Math.min(text.length, PIECE_BYTES));
-  if (encodeAscii(text, buffer)) return { buffer, written: text.length };
-  let { read, written } = encoder.encodeInto(text, withoutLast(buffer));
-  if (read < text.length && text.length * 3 <= PIECE_BYTES) {
+  let written = encodeAscii(text, buffer);
+  if (written < 0) written = encodeWhole(text, buffer);
+  if (written < 0 && text.length * MAX_UNIT_BYTES <= PIECE_BYTES) {
     giveBack(buffer);
-    buffer = borrow(text.length * 3);
-    ({ read, written } = encoder.encodeInto(text, withoutLast(buffer)));
+    buffer = borrow(text.length * MAX_UNIT_BYTES);
+    written = encodeWhole(text, buffer);
   }
-  if (read === text.length) return { buffer, written };
+  buffer[written] = TERMINATOR;
+  if (written >= 0) return { buffer, size: written + TERMINATOR_BYTES };
   giveBack(buffer);
   return undefined;
 }
 
-interface EncodedText {
-  buffer: Uint8Array<ArrayBuffer>;
-  written: number;
+interface LentFrame {
+  buffer: Bytes;
+  size: number;
+}
+
+/** How many bytes a text takes, or NONE if it does not fit. */
+function encodeWhole(text: string, buffer: Bytes): number {
+  const { read, written } = encoder.encodeInto(text, withoutLast(buffer));
+  return read === text.length ? written : NONE;
 }
 
 /** Keeps the last byte free, for a terminator. */
@@ -481,72 +492,99 @@ function withoutLast(buffer: Uint8Array): Uint8Array {
   return buffer.subarray(0, -1);
 }
 
-/** Writes short ASCII, as {@linkcode decodeShort} reads it. */
-function encodeAscii(text: string, room: Uint8Array): boolean {
-  if (text.length > SHORT_BYTES) return false;
+/** Writes short ASCII, as {@linkcode decodeShort} reads it; NONE if it is not. */
+function encodeAscii(text: string, buffer: Bytes): number {
+  if (text.length > SHORT_BYTES) return NONE;
   for (let i = 0; i < text.length; i++) {
     const unit = text.charCodeAt(i);
-    if (unit >= 0x80) return false;
-    room[i] = unit;
+    if (unit >= 0x80) return NONE;
+    buffer[i] = unit;
   }
-  return true;
+  return text.length;
 }
 
 /** One frame in one piece of its own, to be written to several connections. */
-export function encodeFrame(message: string): Uint8Array<ArrayBuffer> {
+export function encodeFrame(message: string): Bytes {
   const lent = encodeLent(message);
-  if (!lent) {
-    const frame = new Uint8Array(frameLength(message));
-    encoder.encodeInto(message, frame);
-    frame[frame.length - 1] = TERMINATOR;
-    return frame;
-  }
-  const { buffer, written } = lent;
-  buffer[written] = TERMINATOR;
-  const frame = buffer.slice(0, written + 1);
-  giveBack(buffer);
+  if (lent) return takeCopy(lent.buffer, lent.size);
+  const frame = new Uint8Array(frameLength(message));
+  encoder.encodeInto(message, frame);
+  frame[frame.length - 1] = TERMINATOR;
   return frame;
 }
 
 /** The bytes of a message that {@linkcode checkText} let through, in a datagram. */
-export function encodeDatagram(message: string): Uint8Array<ArrayBuffer> {
+export function encodeDatagram(message: string): Bytes {
   const lent = encodeLent(message);
   if (!lent) return encoder.encode(message);
-  const datagram = lent.buffer.slice(0, lent.written);
-  giveBack(lent.buffer);
-  return datagram;
+  return takeCopy(lent.buffer, lent.size - TERMINATOR_BYTES);
+}
+
+function takeCopy(lent: Bytes, size: number): Bytes {
+  const copy = lent.slice(0, size);
+  giveBack(lent);
+  return copy;
+}
+
+/** How much waits: messages, the bytes of their frames, and how many of those are estimates. */
+export interface Amount {
+  count: number;
+  /** What is not encoded counts a byte for each UTF-16 unit … */
+  bytes: number;
+  /** … which are so many. */
+  units: number;
+}
+
+/** Nothing. */
+export function newAmount(): Amount {
+  return { count: 0, bytes: 0, units: 0 };
 }
 
 /**
  * The frames that leave in one write: of messages in a row, or of one long message.
- * Messages are encoded together, at the latest by {@linkcode FrameEncoder.pack}.
+ * They are encoded together, at the latest when they are written.
  */
 export class FrameEncoder {
-  /** The frames that are encoded, of which the last chunk may have room … */
-  #chunks: Uint8Array<ArrayBuffer>[] = [];
-  #free: Uint8Array<ArrayBuffer> = NOTHING;
-  #encoded = 0;
-  /** … and behind them the messages that are not. */
-  #texts: string[] = [];
-  #textBytes = 0;
-  /** The buffer that the frames are in, where it is lent. */
-  #lent: Uint8Array<ArrayBuffer> | undefined;
+  /** The frames that are encoded, with or without room behind them … */
+  #buffer: Bytes = NOTHING;
+  #used = 0;
+  /** … and behind them messages that are not, and frames that other encoders may have too. */
+  #parts: (string | Bytes)[] = [];
+  #hasFrames = false;
   #ownWrite = false;
+  readonly #total: Amount;
   /** How many messages there are. */
   count = 0;
+  /** How many bytes their frames take: what is not encoded counts a byte for each unit … */
+  size = 0;
+  /** … of which there are so many. */
+  #units = 0;
+  /** What of the frames is to be written next … */
+  #piece: Bytes = NOTHING;
+  /** … the buffer that it is in, where that is lent … */
+  #lent: Bytes | undefined;
+  /** … and how many units of a long message are in it, or before it. */
+  #at = 0;
+  #prepared = false;
+  #sent = 0;
 
-  /** How many bytes the frames take: what is not encoded counts a byte for each character. */
-  get size(): number {
-    return this.#encoded + this.#textBytes;
+  /** @param total What this encoder adds its own amount to. */
+  constructor(total: Amount = newAmount()) {
+    this.#total = total;
   }
 
-  /** How much of that is not encoded. */
-  get textBytes(): number {
-    return this.#textBytes;
+  /** Adds to the amounts, or takes from them. */
+  #add(count: number, bytes: number, units: number): void {
+    this.count += count;
+    this.size += bytes;
+    this.#units += units;
+    this.#total.count += count;
+    this.#total.bytes += bytes;
+    this.#total.units += units;
   }
 
   /** Whether another message may leave in the same write. */
-  fits(message: string | Uint8Array): boolean {
+  fits(message: string | Bytes): boolean {
     if (this.count === 0) return true;
     if (typeof message !== "string" && message.length >= OWN_WRITE_BYTES) {
       return false;
@@ -554,173 +592,170 @@ export class FrameEncoder {
     return !this.#ownWrite && this.size + message.length < PIECE_BYTES;
   }
 
-  /** Takes in a message that was checked. */
-  add(message: string): void {
-    this.#texts.push(message);
-    this.#textBytes += message.length + 1;
-    this.count++;
-  }
-
-  /** Takes in what {@linkcode encodeFrame} made: as it is if it is the first. */
-  addFrame(frame: Uint8Array<ArrayBuffer>): void {
-    this.pack();
-    if (this.count++ === 0) {
-      this.#chunks.push(frame);
-      this.#ownWrite = frame.length >= OWN_WRITE_BYTES;
-    } else {
-      if (this.#free.length < frame.length) this.#extend(frame.length);
-      this.#free.set(frame);
-      this.#take(frame.length);
+  /** Takes in a message that was checked, or what {@linkcode encodeFrame} made of one. */
+  add(message: string | Bytes): void {
+    // One that is alone mostly stays so, and an array that grows makes room for many.
+    if (this.#parts.length === 0) this.#parts = [message];
+    else this.#parts.push(message);
+    const { length } = message;
+    if (typeof message === "string") {
+      return this.#add(1, length + TERMINATOR_BYTES, length);
     }
-    this.#encoded += frame.length;
+    this.#hasFrames = true;
+    this.#ownWrite = length >= OWN_WRITE_BYTES;
+    this.#add(1, length, 0);
   }
 
   /**
-   * Encodes what is going to wait. Bytes take less room than texts, and a text that is
-   * part of another one keeps all of that in memory.
+   * Encodes what is going to wait; whether there was any. Bytes take less room than texts,
+   * and a text that is part of another one keeps all of that in memory.
    */
-  pack(): void {
-    if (this.#texts.length > 0) this.#encode(this.#takeTexts());
-  }
-
-  /** Encodes what is about to be written, but a long message: that is encoded in pieces. */
-  prepare(): void {
-    const [first] = this.#texts;
-    if (first === undefined || first.length >= PIECE_BYTES) return;
-    if (this.#encoded > 0) return this.pack();
-    const text = this.#takeTexts();
-    const lent = encodeLent(text);
-    if (!lent) return this.#encode(text);
-    this.#lent = lent.buffer;
-    this.#chunks = [lent.buffer.subarray(0, lent.written)];
-    this.#encoded = lent.written;
-  }
-
-  #takeTexts(): string {
-    const text = this.#texts.join(TERMINATOR_TEXT) + TERMINATOR_TEXT;
-    this.#texts = [];
-    this.#textBytes = 0;
-    return text;
-  }
-
-  /** Into what is free, and then into a chunk for the rest. */
-  #encode(text: string): void {
-    let perCharacter = 1;
-    for (let rest = text; rest.length > 0;) {
-      if (this.#free.length < MAX_CHARACTER_BYTES) {
-        this.#extend(rest.length * perCharacter);
+  pack(): boolean {
+    if (this.#parts.length === 0) return false;
+    const parts = this.#hasFrames ? this.#parts : [this.#text()];
+    this.#parts = [];
+    this.#hasFrames = false;
+    for (const part of parts) {
+      const lent = typeof part === "string" ? encodeLent(part) : undefined;
+      if (lent) {
+        this.#append(lent.buffer.subarray(0, lent.size));
+        giveBack(lent.buffer);
+      } else {
+        const frame = typeof part === "string" ? encodeFrame(part) : part;
+        // A frame alone is not copied: other encoders may wait with it too.
+        if (this.#used > 0 || parts.length > 1) this.#append(frame);
+        else this.#hold(frame, frame.length);
       }
-      const { read, written } = encoder.encodeInto(rest, this.#free);
-      this.#take(written);
-      this.#encoded += written;
-      // What is left has characters of several bytes, or there was little room.
-      if (written > read) perCharacter = MAX_UNIT_BYTES;
-      else if (read < rest.length) this.#free = NOTHING;
-      rest = rest.slice(read);
     }
-    if (this.#free.length <= MAX_SPARE_BYTES) return;
-    const last = this.#chunks.pop() ?? NOTHING;
-    this.#chunks.push(last.slice());
-    this.#free = NOTHING;
+    this.#count();
+    return true;
   }
 
-  /** Begins a chunk: the more there is, the larger, but never for much more than there is. */
-  #extend(wanted: number): void {
-    const spare = Math.min(this.#encoded, MAX_SPARE_BYTES);
-    const size = Math.max(wanted, spare, MAX_CHARACTER_BYTES);
-    this.#free = new Uint8Array(size);
-    this.#chunks.push(this.#free.subarray(0, 0));
+  /** The messages that are not encoded, as one text. */
+  #text(): string {
+    const first = this.#parts[0];
+    const isOne = this.#parts.length === 1 && typeof first === "string";
+    return isOne ? first : this.#parts.join(TERMINATOR_TEXT);
   }
 
-  /** Some of what was free is in use. */
-  #take(bytes: number): void {
-    const last = this.#chunks.length - 1;
-    const { buffer, byteOffset, length } = this.#chunks[last] ?? NOTHING;
-    this.#chunks[last] = new Uint8Array(buffer, byteOffset, length + bytes);
-    this.#free = this.#free.subarray(bytes);
+  #append(bytes: Bytes): void {
+    const size = this.#used + bytes.length;
+    if (size > this.#buffer.length) {
+      const spare = Math.min(this.#used, MAX_SPARE_BYTES);
+      const buffer = new Uint8Array(Math.max(size, this.#used + spare));
+      buffer.set(this.#buffer.subarray(0, this.#used));
+      this.#buffer = buffer;
+    }
+    this.#buffer.set(bytes, this.#used);
+    this.#used = size;
   }
 
-  /** The frames in pieces to write, each of which is valid until the next. */
-  *pieces(): Generator<Uint8Array<ArrayBuffer>> {
-    this.prepare();
-    const [long] = this.#texts;
-    if (long !== undefined) return yield* encodeLong(long);
-    yield* joinSmall(this.#chunks);
+  #hold(buffer: Bytes, used: number): void {
+    this.#buffer = buffer;
+    this.#used = used;
+  }
+
+  /** All is encoded: its bytes are known. */
+  #count(): void {
+    this.#add(0, this.#used - this.size, -this.#units);
+  }
+
+  /** What to write next, at most a piece; valid until {@linkcode wrote} is told of all of it. */
+  next(): Bytes {
+    if (this.count === 0) return NOTHING;
+    if (!this.#prepared) this.#prepare();
+    if (this.#piece.length === 0) this.#piece = this.#nextPiece();
+    return this.#piece;
+  }
+
+  /** Encodes it into one buffer; but a text that is longer than a piece is encoded in pieces. */
+  #prepare(): void {
+    this.#prepared = true;
+    if (this.#used > 0 || this.#hasFrames) return void this.pack();
+    const text = this.#text();
+    const isShort = text.length * MAX_UNIT_BYTES <= PIECE_BYTES;
+    const lent = isShort ? encodeLent(text) : undefined;
+    this.#parts = lent ? [] : [text];
+    if (!lent) return;
+    this.#lent = lent.buffer;
+    this.#hold(lent.buffer, lent.size);
+    this.#count();
+  }
+
+  #nextPiece(): Bytes {
+    const [text] = this.#parts;
+    if (typeof text === "string") return this.#encodePiece(text);
+    const end = Math.min(this.#sent + PIECE_BYTES, this.#used);
+    return this.#buffer.subarray(this.#sent, end);
+  }
+
+  #encodePiece(text: string): Bytes {
+    const size = Math.min(text.length, PIECE_BYTES);
+    const buffer = this.#lent ??= borrow(size);
+    const left = text.slice(this.#at);
+    const { read, written } = encoder.encodeInto(left, withoutLast(buffer));
+    this.#at += read;
+    if (read < left.length) return buffer.subarray(0, written);
+    buffer[written] = TERMINATOR;
+    const last = buffer.subarray(0, written + TERMINATOR_BYTES);
+    this.#add(0, this.#sent + last.length - this.size, -this.#units);
+    return last;
+  }
+
+  /** The kernel has taken so many bytes of the piece; whether it has everything now. */
+  wrote(bytes: number): boolean {
+    this.#sent += bytes;
+    const { length } = this.#piece;
+    this.#piece = bytes < length ? this.#piece.subarray(bytes) : NOTHING;
+    if (this.#units > 0 || this.#sent < this.size) return false;
     if (this.#lent) giveBack(this.#lent);
     this.#lent = undefined;
+    return true;
   }
 
-  /** Takes out the messages whose frames are whole in the first bytes; returns their number. */
-  drop(bytes: number): number {
-    this.pack();
-    const all = concat(this.#chunks);
-    const end = all.subarray(0, Math.min(bytes, all.length))
-      .lastIndexOf(TERMINATOR) + 1;
-    let whole = 0;
-    for (let at = 0; at < end; whole++) at = all.indexOf(TERMINATOR, at) + 1;
-    this.#chunks = [all.slice(end)];
-    this.#free = NOTHING;
-    this.#encoded -= end;
-    this.count -= whole;
-    return whole;
+  /** A write has failed, and nobody knows how much of the piece has left. */
+  assumeSent(): void {
+    this.#sent += this.#piece.length;
+  }
+
+  /** Takes out the messages that are wholly with the kernel; returns their number. */
+  dropSent(): number {
+    return this.#drop((frames) =>
+      frames.subarray(0, this.#sent).lastIndexOf(TERMINATOR) + 1
+    );
   }
 
   /** Takes out the first message. */
   dropFirst(): void {
+    this.#drop((frames) => frames.indexOf(TERMINATOR) + 1);
+  }
+
+  /** Takes out what is before `end`; what is left is written from its beginning. */
+  #drop(end: (frames: Bytes) => number): number {
     this.pack();
-    this.drop(concat(this.#chunks).indexOf(TERMINATOR) + 1);
-  }
-}
-
-/** The most bytes that a character takes, and a UTF-16 unit. */
-const MAX_CHARACTER_BYTES = 4;
-const MAX_UNIT_BYTES = 3;
-/** The most room that is made for messages to come. */
-const MAX_SPARE_BYTES = 16_384;
-
-/** Chunks in a row as pieces, the small ones joined. */
-function* joinSmall(
-  chunks: readonly Uint8Array<ArrayBuffer>[],
-): Generator<Uint8Array<ArrayBuffer>> {
-  let small: Uint8Array<ArrayBuffer>[] = [];
-  let bytes = 0;
-  for (const chunk of chunks) {
-    if (bytes > 0 && bytes + chunk.length > MAX_SPARE_BYTES) {
-      yield* cut(small);
-      small = [];
-      bytes = 0;
+    const frames = this.#buffer.subarray(0, this.#used);
+    const from = end(frames);
+    let whole = 0;
+    for (let at = 0; at < from; whole++) {
+      at = frames.indexOf(TERMINATOR, at) + 1;
     }
-    small.push(chunk);
-    bytes += chunk.length;
+    this.#hold(frames.slice(from), frames.length - from);
+    // Not given back: who writes it may not have ended.
+    this.#lent = undefined;
+    this.#piece = NOTHING;
+    this.#sent = this.#at = 0;
+    this.#add(-whole, -from, 0);
+    return whole;
   }
-  yield* cut(small);
-}
 
-/** The chunks in one, cut into pieces. */
-function* cut(
-  chunks: readonly Uint8Array<ArrayBuffer>[],
-): Generator<Uint8Array<ArrayBuffer>> {
-  const [first] = chunks;
-  const all = chunks.length === 1 && first ? first : concat(chunks);
-  for (let at = 0; at < all.length; at += PIECE_BYTES) {
-    yield all.subarray(at, at + PIECE_BYTES);
+  /** Takes out everything. */
+  clear(): void {
+    this.#add(-this.count, -this.size, -this.#units);
   }
 }
 
-/** A text over a piece, as a frame. */
-function* encodeLong(text: string): Generator<Uint8Array<ArrayBuffer>> {
-  const buffer = borrow(PIECE_BYTES);
-  for (let at = 0; at < text.length;) {
-    const { read, written } = encoder.encodeInto(
-      text.slice(at),
-      withoutLast(buffer),
-    );
-    at += read;
-    buffer[written] = TERMINATOR;
-    yield buffer.subarray(0, at < text.length ? written : written + 1);
-  }
-  giveBack(buffer);
-}
+/** The most room that is made for messages to come. */
+const MAX_SPARE_BYTES = 32_768;
 
 /** Options of {@linkcode FrameDecoderStream} and {@linkcode FrameEncoderStream}. */
 export interface FrameStreamOptions {

@@ -14,13 +14,11 @@ import {
   LINGER_MS,
   type Link,
   type LinkEvents,
-  MESSAGE_OVERHEAD_BYTES,
-  Outbox,
   type Received,
   tune,
 } from "./_connection.ts";
 import { ClosedError, CommunicationError, explain, reason } from "./_errors.ts";
-import { checkMessage, frameLength } from "./_framing.ts";
+import { checkMessage } from "./_framing.ts";
 import {
   fraction,
   integer,
@@ -31,6 +29,7 @@ import {
   type Settings,
   switchable,
 } from "./_options.ts";
+import { MESSAGE_OVERHEAD_BYTES, Outbox } from "./_outbox.ts";
 import { Deadline, Pause, within } from "./_time.ts";
 import { type ClientTLS, type Conn, startTls } from "./_tls.ts";
 
@@ -315,22 +314,18 @@ export class ReconnectingLink implements Link {
   send(message: string): Promise<void> {
     checkMessage(message, this.#options.maxMessageBytes);
     if (this.#end) throw this.#closedError("send to");
-    if (!this.#up) this.#checkRoom(message);
-    const sent = this.#outbox.post(message).wait();
     if (this.#up) {
-      this.#connection.pump();
+      this.#connection.writer.pump();
     } else {
-      this.#outbox.pack();
-      this.#holdPause();
+      this.#checkRoom(message);
+      this.#backoff.hold(true);
     }
-    return sent;
+    return this.#outbox.post(message).wait();
   }
 
   #checkRoom(message: string): void {
     const { maxSendBufferBytes } = this.#options;
-    if (this.#outbox.count === 0) return;
-    const cost = frameLength(message) + MESSAGE_OVERHEAD_BYTES;
-    if (this.#outbox.cost + cost <= maxSendBufferBytes) return;
+    if (!this.#outbox.isFull(message, maxSendBufferBytes)) return;
     throw new CommunicationError(
       `Cannot hold more than ${maxSendBufferBytes} bytes until there is a connection again`,
     );
@@ -349,7 +344,7 @@ export class ReconnectingLink implements Link {
     const lasted = performance.now() - this.#connectedAt;
     await this.#readOut(lost);
     lost.destroy();
-    await lost.settled();
+    await lost.writer.settled();
     if (this.#end) return;
     const cause = error ??
       new CommunicationError("the peer has closed the connection");
@@ -457,7 +452,7 @@ export class ReconnectingLink implements Link {
 
   /** What is wholly with the kernel is sent, and the rest never will be. */
   async #endOutbox(): Promise<void> {
-    await this.#connection.settled();
+    await this.#connection.writer.settled();
     this.#options.stats.messagesOut += this.#outbox.settleSent();
     this.#outbox.end(this.#closedError("send to"));
   }

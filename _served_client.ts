@@ -7,17 +7,14 @@
 
 import type { Address } from "./_address.ts";
 import {
-  type Batch,
   Connection,
   type ConnectionOptions,
   LINGER_MS,
-  MESSAGE_OVERHEAD_BYTES,
   type Received,
-  type Watcher,
 } from "./_connection.ts";
 import { MessageTooLargeError, type Reports } from "./_errors.ts";
-import { frameLength } from "./_framing.ts";
 import { isPromise, show } from "./_options.ts";
+import type { Batch, Watcher } from "./_outbox.ts";
 import { within } from "./_time.ts";
 import type { Conn } from "./_tls.ts";
 
@@ -27,6 +24,8 @@ const HIGH_WATER_BYTES = 65_536;
 const MIN_LINGER_MS = 100;
 /** How long sendToAll() waits for slow clients, in ms. */
 const PATIENCE_MS = 100;
+/** How many calls of sendToAll() may wait at once. */
+const MAX_ROUNDS = 100;
 
 /**
  * What a {@linkcode MessageCallback} may return: a string is sent back to the
@@ -132,7 +131,7 @@ export class ServedClient {
 
   /** Whether a call of sendToAll() has waited for it in vain, and it has not caught up. */
   get slow(): boolean {
-    if (this.#slow && this.#connection.unsentBytes === 0) this.#slow = false;
+    if (this.#slow && this.#connection.outbox.bytes === 0) this.#slow = false;
     return this.#slow;
   }
 
@@ -190,8 +189,8 @@ export class ServedClient {
   }
 
   #backpressure(): Promise<void> | undefined {
-    return this.#connection.unsentBytes > HIGH_WATER_BYTES
-      ? this.#connection.flushed()
+    return this.#connection.outbox.bytes > HIGH_WATER_BYTES
+      ? this.#connection.writer.flushed()
       : undefined;
   }
 
@@ -259,7 +258,7 @@ export class ServedClient {
     while (await this.#connection.flush(Infinity)) {
       if (!this.#busy || this.#gone) return;
       // A callback is at work; otherwise it is the client that is waited for.
-      if (this.#connection.unsentBytes === 0) await this.#busy;
+      if (this.#connection.outbox.bytes === 0) await this.#busy;
     }
     this.#giveUp();
   }
@@ -315,20 +314,10 @@ export class ServedClient {
 
   // Pushes
 
-  /** Whether one more frame of this size is too much for it. */
-  isFull(bytes: number): boolean {
-    const connection = this.#connection;
-    if (connection.unsentBytes === 0) return false;
-    const room = this.#host.maxSendBufferBytes - bytes - MESSAGE_OVERHEAD_BYTES;
-    if (connection.unsentCostAtMost <= room) return false;
-    connection.pack();
-    return connection.unsentCost > room;
-  }
-
-  /** The same of a message, whose bytes are counted only where they matter. */
-  isFullFor(message: string): boolean {
-    return this.isFull(message.length * 3 + 1) &&
-      this.isFull(frameLength(message));
+  /** Whether one more message, or its frame, is too much for it. */
+  isFull(item: string | Uint8Array<ArrayBuffer>): boolean {
+    const { maxSendBufferBytes } = this.#host;
+    return this.#connection.outbox.isFull(item, maxSendBufferBytes);
   }
 
   /** Pushes a message. */
@@ -442,19 +431,47 @@ function toKey(...addresses: Address[]): string {
   return addresses.flat().join(" ");
 }
 
-/** Ends rounds when their time is over: one timer for all, since there may be thousands. */
-export class Patience {
-  /** Those that wait, in the order of their ends. */
+/** The calls of sendToAll() that wait, and the one timer that ends them: there may be thousands. */
+export class Rounds {
+  /** Those that wait, and when they end, soonest first. */
   readonly #ends = new Map<Round, number>();
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #last: Round | undefined;
 
-  add(round: Round): void {
+  /**
+   * Pushes a frame to clients, and waits for the writes, which paces a caller that sends
+   * all the time: for nobody longer than {@linkcode PATIENCE_MS}, and for clients that let
+   * it wait before, until they have taken everything, only when there is nobody else.
+   *
+   * @returns The number of clients that the frame was written to, or waits for.
+   */
+  push(
+    clients: ServedClient[],
+    frame: Uint8Array<ArrayBuffer>,
+  ): Promise<number> {
+    if (clients.length === 0) return Promise.resolve(0);
+    const quick = clients.filter(({ slow }) => !slow);
+    const awaited = quick.length > 0 ? quick : clients;
+    const batches = awaited.map((client) => client.push(frame));
+    if (awaited.length < clients.length) {
+      for (const client of clients) if (client.slow) client.push(frame);
+    }
+    // Frames that leave in the same writes are awaited once, however many there are.
+    if (this.#last?.is(batches, clients.length)) return this.#last.done;
+    const { length } = clients;
+    const round = new Round(this, awaited, batches, length, quick.length > 0);
     this.#ends.set(round, performance.now() + PATIENCE_MS);
     this.#timer ??= setTimeout(() => this.#look(), PATIENCE_MS);
+    this.#last = round;
+    // Nobody awaits so many, which take memory for each client.
+    if (this.#ends.size > MAX_ROUNDS) this.#ends.keys().next().value?.end();
+    return round.done;
   }
 
+  /** A round has ended. */
   delete(round: Round): void {
     this.#ends.delete(round);
+    if (this.#last === round) this.#last = undefined;
     if (this.#ends.size > 0) return;
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -473,63 +490,65 @@ export class Patience {
   }
 }
 
-/**
- * One call of sendToAll: waits for the writes to clients, which paces a caller that sends
- * all the time; but for clients that let it wait before, until they have taken everything,
- * only when there is nobody else, and for nobody longer than {@linkcode PATIENCE_MS}.
- */
-export class Round implements Watcher {
+/** Waits for the batches of some clients. */
+class Round implements Watcher {
   /** Resolves with the number of clients that the frame was written to, or waits for. */
   readonly done: Promise<number>;
   readonly #resolve: (count: number) => void;
-  readonly #patience: Patience;
-  readonly #allSlow: boolean;
-  /** Whom it waits for, and for which of their batches. */
-  #waits: readonly (readonly [ServedClient, Batch])[];
+  readonly #rounds: Rounds;
+  /** Whether it waits for all of its batches, or for one of them. */
+  readonly #forAll: boolean;
+  #clients: readonly ServedClient[];
+  #batches: readonly Batch[];
   #left: number;
   #count: number;
 
   /**
-   * @param patience What ends it in time.
-   * @param clients Those that get the frame.
-   * @param frame The frame.
+   * @param rounds Where to say that it has ended.
+   * @param clients Whom it waits for.
+   * @param batches For which of their batches.
+   * @param count How many clients get the frame.
+   * @param forAll Whether it waits for all batches, or for one of them.
    */
   constructor(
-    patience: Patience,
-    clients: ServedClient[],
-    frame: Uint8Array<ArrayBuffer>,
+    rounds: Rounds,
+    clients: readonly ServedClient[],
+    batches: readonly Batch[],
+    count: number,
+    forAll: boolean,
   ) {
-    this.#patience = patience;
-    this.#count = clients.length;
-    this.#allSlow = clients.every(({ slow }) => slow);
-    const waits = clients.map((client) =>
-      [client, client.push(frame)] as const
-    );
-    const isMixed = !this.#allSlow && clients.some(({ slow }) => slow);
-    this.#waits = isMixed ? waits.filter(([{ slow }]) => !slow) : waits;
-    this.#left = this.#waits.length;
-    for (const [, batch] of this.#waits) batch.watch(this);
+    this.#rounds = rounds;
+    this.#clients = clients;
+    this.#batches = batches;
+    this.#left = batches.length;
+    this.#count = count;
+    this.#forAll = forAll;
     const { promise, resolve } = Promise.withResolvers<number>();
     this.done = promise;
     this.#resolve = resolve;
-    if (this.#count === 0) resolve(0);
-    else patience.add(this);
+    for (const batch of batches) batch.watch(this);
+  }
+
+  /** Whether it waits for the same. */
+  is(batches: readonly Batch[], count: number): boolean {
+    return count === this.#count && batches.length === this.#batches.length &&
+      batches.every((batch, i) => batch === this.#batches[i]);
   }
 
   settled(error: Error | undefined): void {
     if (error) this.#count--;
-    if (--this.#left === 0 || this.#allSlow) this.end();
+    if (--this.#left === 0 || !this.#forAll) this.end();
   }
 
   /** Waits no more: nothing of it is left with those who have not taken the frame. */
   end(): void {
-    this.#patience.delete(this);
-    for (const [client, batch] of this.#waits) {
+    for (const [i, batch] of this.#batches.entries()) {
       if (batch.isSettled) continue;
       batch.unwatch(this);
-      client.markSlow();
+      this.#clients[i]?.markSlow();
     }
-    this.#waits = [];
+    this.#clients = this.#batches = [];
+    this.#rounds.delete(this);
     this.#resolve(this.#count);
   }
 }

@@ -60,9 +60,8 @@ import {
   type Host,
   type MessageCallback,
   type MessageContext,
-  Patience,
   type Reply,
-  Round,
+  Rounds,
   ServedClient,
 } from "./_served_client.ts";
 import { newStats, type ServerStats, type Stats } from "./_stats.ts";
@@ -341,7 +340,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
   };
   readonly #accepting: Promise<void>;
   readonly #pause = new Pause();
-  readonly #patience = new Patience();
+  readonly #rounds = new Rounds();
   /** Those that are being dropped. */
   readonly #slow = new Set<ServedClient>();
   #stopped: Promise<void> | undefined;
@@ -587,7 +586,7 @@ export class TCPServer implements AsyncDisposable, Disposable {
         `Cannot send to ${this.#format(address)}: no such client is connected`,
       );
     }
-    if (client.isFullFor(message)) {
+    if (client.isFull(message)) {
       this.#dropSlow(client);
       // It waits for its turn to be dropped.
       if (client.open) throw this.#tooSlow(client);
@@ -638,13 +637,13 @@ export class TCPServer implements AsyncDisposable, Disposable {
     const full: ServedClient[] = [];
     const clients: ServedClient[] = [];
     for (const client of this.#clients.connected()) {
-      if (client.isFull(frame.length)) full.push(client);
+      if (client.isFull(frame)) full.push(client);
       else clients.push(client);
     }
-    const round = new Round(this.#patience, clients, frame);
+    const done = this.#rounds.push(clients, frame);
     // Only now, as onDisconnect may push too: all clients see the same order.
     for (const client of full) this.#dropSlow(client);
-    return round.done;
+    return done;
   }
 
   /**

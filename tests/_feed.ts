@@ -2,7 +2,7 @@
 // connection does; the benchmark has no import map, so nothing of @std is used here.
 
 import type { InvalidMessageError } from "../_errors.ts";
-import type { FrameDecoder } from "../_framing.ts";
+import type { FrameDecoder, FrameEncoder } from "../_framing.ts";
 
 /** The most that a decoder holds to read into. */
 const MAX_ROOM_BYTES = 65_536;
@@ -34,5 +34,17 @@ export function* takeEach(
   for (let some = decoder.take(); some; some = decoder.take()) {
     if (some.length === 0) throw new Error("take() goes on without a message");
     yield* some;
+  }
+}
+
+/** Everything that an encoder has, in pieces that are valid until the next. */
+export function* pieces(
+  encoder: FrameEncoder,
+): Generator<Uint8Array<ArrayBuffer>> {
+  for (let isWritten = false; !isWritten;) {
+    const piece = encoder.next();
+    if (piece.length === 0) return;
+    yield piece;
+    isWritten = encoder.wrote(piece.length);
   }
 }

@@ -31,7 +31,7 @@ import {
   maxMessageBytes,
   PIECE_BYTES,
 } from "../_framing.ts";
-import { feed, takeEach } from "./_feed.ts";
+import { feed, pieces, takeEach } from "./_feed.ts";
 import { Process } from "./_process.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -200,12 +200,12 @@ function* encodeAll(messages: readonly string[]): Generator<Bytes> {
   let encoder = new FrameEncoder();
   for (const message of messages) {
     if (!encoder.fits(message)) {
-      yield* encoder.pieces();
+      yield* pieces(encoder);
       encoder = new FrameEncoder();
     }
     encoder.add(message);
   }
-  yield* encoder.pieces();
+  yield* pieces(encoder);
 }
 
 function piecesOf(messages: readonly string[]): Bytes[] {
@@ -236,11 +236,11 @@ Deno.test("FrameDecoder gives any messages back, byte by byte", () => {
   assertEquals(decode(cutUp(bytes, 1)).items, messages);
 });
 
-Deno.test("FrameEncoder.pieces() gives no bytes for no messages", () => {
+Deno.test("FrameEncoder.next() gives no bytes for no messages", () => {
   assertEquals(piecesOf([]), []);
 });
 
-Deno.test("FrameEncoder.pieces() gives UTF-8 and a terminator each, in pieces to write at once", () => {
+Deno.test("FrameEncoder.next() gives UTF-8 and a terminator each, in pieces to write at once", () => {
   fc.assert(fc.property(anyMessages, (messages) => {
     fc.pre(messages.length > 0);
     const pieces = piecesOf(messages);
@@ -261,7 +261,7 @@ Deno.test("encodeFrame() gives one piece, whatever the size", () => {
   }
 });
 
-Deno.test("FrameEncoder.pieces() gives pieces that stay as they are until the next, however interleaved", () => {
+Deno.test("FrameEncoder.next() gives pieces that stay as they are until the next, however interleaved", () => {
   const lists = fc.array(
     fc.array(fc.oneof(shortMessage, longMessage), {
       minLength: 1,
@@ -815,7 +815,7 @@ Deno.test("checkMessage() holds the limit to the byte", () => {
 const anySteps = fc.array(
   fc.oneof(
     fc.record({ kind: fc.constant("add"), message: shortMessage }),
-    fc.record({ kind: fc.constant("addFrame"), message: shortMessage }),
+    fc.record({ kind: fc.constant("add a frame"), message: shortMessage }),
     fc.record({ kind: fc.constant("pack"), message: fc.constant("") }),
   ),
   { maxLength: 12 },
@@ -832,15 +832,14 @@ function encoderAfter(
       encoder.pack();
       continue;
     }
-    if (kind === "add") encoder.add(message);
-    else encoder.addFrame(encodeFrame(message));
+    encoder.add(kind === "add" ? message : encodeFrame(message));
     messages.push(message);
   }
   return { encoder, messages };
 }
 
 function bytesOf(encoder: FrameEncoder): Bytes {
-  return concat(Array.from(encoder.pieces(), (piece) => piece.slice()));
+  return concat(Array.from(pieces(encoder), (piece) => piece.slice()));
 }
 
 Deno.test("FrameEncoder keeps messages and frames in their order, packed whenever", () => {
@@ -854,10 +853,10 @@ Deno.test("FrameEncoder keeps messages and frames in their order, packed wheneve
   }));
 });
 
-Deno.test("FrameEncoder.addFrame() never changes a frame that others have too", () => {
+Deno.test("FrameEncoder.add() never changes a frame that others have too", () => {
   const frame = encodeFrame("shared");
   const encoder = new FrameEncoder();
-  encoder.addFrame(frame);
+  encoder.add(frame);
   encoder.add("behind");
   encoder.pack();
   encoder.dropFirst();
@@ -865,14 +864,68 @@ Deno.test("FrameEncoder.addFrame() never changes a frame that others have too", 
   assertEquals(bytesOf(encoder), utf8("behind" + END));
 });
 
-Deno.test("FrameEncoder.drop() takes out what is whole in the first bytes, and no more", () => {
-  fc.assert(fc.property(anySteps, fc.nat(200), (steps, bytes) => {
+/** Has the kernel take so many bytes, a few at a time. */
+function write(encoder: FrameEncoder, bytes: number, most = Infinity): Bytes {
+  const written: Bytes[] = [];
+  for (let left = bytes; left > 0;) {
+    const piece = encoder.next();
+    const count = Math.min(left, most, piece.length);
+    if (count === 0) break;
+    written.push(piece.slice(0, count));
+    left -= count;
+    if (encoder.wrote(count)) break;
+  }
+  return concat(written);
+}
+
+Deno.test("FrameEncoder gives every byte once, however few the kernel takes", () => {
+  fc.assert(
+    fc.property(anySteps, fc.integer({ min: 1, max: 50 }), (steps, most) => {
+      const { encoder, messages } = encoderAfter(steps);
+      const expected = utf8(messages.map((text) => text + END).join(""));
+      assertEquals(write(encoder, Infinity, most).toHex(), expected.toHex());
+      assertEquals(encoder.size, expected.length);
+    }),
+  );
+});
+
+Deno.test("FrameEncoder.dropSent() takes out what is whole in the bytes sent, and no more", () => {
+  const sizes = fc.record({
+    bytes: fc.nat(200),
+    most: fc.integer({ min: 1, max: 50 }),
+  });
+  fc.assert(fc.property(anySteps, sizes, (steps, { bytes, most }) => {
     const { encoder, messages } = encoderAfter(steps);
     const whole = wholeIn(messages, bytes);
-    assertEquals(encoder.drop(bytes), whole);
+    write(encoder, bytes, most);
+    assertEquals(encoder.dropSent(), whole);
     assertEquals(encoder.count, messages.length - whole);
     const left = messages.slice(whole).map((text) => text + END).join("");
     assertEquals(bytesOf(encoder).toHex(), utf8(left).toHex());
+  }));
+});
+
+Deno.test("FrameEncoder counts in a total, and takes itself out again", () => {
+  fc.assert(fc.property(anySteps, fc.nat(200), (steps, bytes) => {
+    const total = { count: 1, bytes: 10, units: 100 };
+    const encoder = new FrameEncoder(total);
+    for (const { kind, message } of steps) {
+      if (kind === "pack") encoder.pack();
+      else encoder.add(kind === "add" ? message : encodeFrame(message));
+    }
+    write(encoder, bytes);
+    assertEquals([total.count, total.bytes], [
+      1 + encoder.count,
+      10 + encoder.size,
+    ]);
+    encoder.dropSent();
+    assertEquals(total, {
+      count: 1 + encoder.count,
+      bytes: 10 + encoder.size,
+      units: 100,
+    });
+    encoder.clear();
+    assertEquals(total, { count: 1, bytes: 10, units: 100 });
   }));
 });
 
@@ -886,18 +939,20 @@ function wholeIn(messages: string[], bytes: number): number {
   return count;
 }
 
-Deno.test("FrameEncoder.drop() takes out a long message only when all of it is sent", () => {
+Deno.test("FrameEncoder.dropSent() takes out a long message only when all of it is sent", () => {
   const message = ofSize("é", PIECE_BYTES * 2);
   const size = utf8(message).length + 1;
   for (const sent of [0, 1, PIECE_BYTES, size - 1]) {
     const encoder = new FrameEncoder();
     encoder.add(message);
-    assertEquals(encoder.drop(sent), 0);
-    assertEquals(bytesOf(encoder).length, size);
+    write(encoder, sent);
+    assertEquals(encoder.dropSent(), 0);
+    assertEquals(bytesOf(encoder), utf8(message + END));
   }
   const encoder = new FrameEncoder();
   encoder.add(message);
-  assertEquals([encoder.drop(size), encoder.count, encoder.size], [1, 0, 0]);
+  write(encoder, size);
+  assertEquals([encoder.dropSent(), encoder.count, encoder.size], [1, 0, 0]);
 });
 
 Deno.test("FrameEncoder.dropFirst() takes out one message, long or short", () => {

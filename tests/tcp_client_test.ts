@@ -726,7 +726,7 @@ test("Connection.flushed() waits for what was sent before, not for what is sent 
   const connection = connectionOn(fake);
   const first = connection.send("a");
   await turn();
-  const flushed = connection.flushed();
+  const flushed = connection.writer.flushed();
   const second = connection.send("b");
   await turn();
   writes[0]?.resolve(2);
@@ -814,7 +814,7 @@ test("Connection.send() rejects with ClosedError when a write fails", async () =
     assertStrictEquals(error.cause, cause);
   }
   assertEquals(connection.open, false);
-  assertEquals(connection.unsentBytes, 0);
+  assertEquals(connection.outbox.bytes, 0);
   assertEquals(fake.text, "one");
   await connection.close();
 });
