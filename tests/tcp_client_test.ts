@@ -797,27 +797,32 @@ test("Connection.send() goes on after partial writes", async () => {
   );
 });
 
-test("Connection.send() rejects with ClosedError when a write fails", async () => {
-  const cause = new Deno.errors.BrokenPipe("gone");
-  const taken = [3];
-  const fake = new FakeConn(() => {
-    const count = taken.shift();
-    if (count === undefined) throw cause;
-    return count;
+for (const encrypted of [false, true]) {
+  const how = encrypted ? "with TLS" : "without TLS";
+  test(`Connection.send() rejects with ClosedError when a write fails, ${how}`, async () => {
+    const cause = new Deno.errors.BrokenPipe("gone");
+    const taken = [3];
+    const fake = new FakeConn(() => {
+      const count = taken.shift();
+      if (count === undefined) throw cause;
+      return count;
+    });
+    Object.assign(fake, { encrypted });
+    const connection = connectionOn(fake);
+    const first = ["one", "two"].map((message) => connection.send(message));
+    await null;
+    const later = connection.send("three");
+    const errors = await deadline(outcomes([...first, later]), PATIENCE);
+    for (const error of errors) {
+      assertInstanceOf(error, ClosedError);
+      assertStrictEquals(error.cause, cause);
+    }
+    assertEquals(connection.open, false);
+    assertEquals(connection.outbox.bytes, 0);
+    assertEquals(fake.text, "one");
+    await connection.close();
   });
-  const connection = connectionOn(fake);
-  const first = ["one", "two"].map((message) => connection.send(message));
-  await null;
-  const later = connection.send("three");
-  for (const error of await outcomes([...first, later])) {
-    assertInstanceOf(error, ClosedError);
-    assertStrictEquals(error.cause, cause);
-  }
-  assertEquals(connection.open, false);
-  assertEquals(connection.outbox.bytes, 0);
-  assertEquals(fake.text, "one");
-  await connection.close();
-});
+}
 
 // receive
 
