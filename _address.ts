@@ -1,6 +1,6 @@
 // Copyright 2026 the Daystar authors. MIT license.
 
-import { type Option, refuse } from "./_options.ts";
+import { type Option, refuse, show } from "./_options.ts";
 
 /**
  * What Python calls an addr tuple: an IP address and a communication port, such
@@ -97,18 +97,92 @@ export function formatWithWire(
   return `${text} (wire port ${address[1] + portOffset})`;
 }
 
+/** IPv4 addresses are those from ::ffff:0:0 on ({@link https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2}). */
+export const IPV4: bigint = 0xffff_0000_0000n;
+const MAX_REMEMBERED = 1_000;
+
+/** By how they were written, since parsing takes longer than sending a datagram. */
+const parsed = new Map<string, bigint | undefined>();
+
+/** The 128 bits of an IP address in whichever of its many forms, or undefined for a name. */
+export function parseIp(text: string): bigint | undefined {
+  if (parsed.has(text)) return parsed.get(text);
+  if (parsed.size >= MAX_REMEMBERED) parsed.clear();
+  const ip = toBits(text);
+  parsed.set(text, ip);
+  return ip;
+}
+
+function toBits(text: string): bigint | undefined {
+  // A network card may be named by anything but a blank or a slash: fe80::1%br-lan.
+  const bare = text.replace(/^\[(.*)\]$/, "$1").replace(/%[^\s/%]+$/, "");
+  if (!/^[\w.:]+$/.test(bare)) return undefined;
+  // URLs know every form that resolvers do: 0xffffffff, 255.255.65535, ::ffff:1.2.3.4.
+  const url = bare.includes(":") ? `http://[${bare}]` : `http://${bare}`;
+  const host = URL.parse(url)?.hostname;
+  if (host?.startsWith("[")) return fromGroups(host.slice(1, -1));
+  if (!host || !/^\d+\.\d+\.\d+\.\d+$/.test(host)) return undefined;
+  return host.split(".").reduce(
+    (bits, part) => bits * 256n + BigInt(part),
+    0n,
+  ) + IPV4;
+}
+
+/** From the groups of an IPv6 address, with at most one `::`. */
+function fromGroups(text: string): bigint {
+  const [head = [], tail = []] = text.split("::")
+    .map((half) => half === "" ? [] : half.split(":"));
+  const zeros = Array<string>(8 - head.length - tail.length).fill("0");
+  return [...head, ...zeros, ...tail]
+    .reduce((bits, group) => bits * 65536n + BigInt(`0x${group}`), 0n);
+}
+
+/** An IPv4 address that every program reads alike: resolvers take 010.1 for 8.0.0.1. */
+export const EXACT_IPV4 = /^(?:(?:0|[1-9]\d*)\.){3}(?:0|[1-9]\d*)$/;
+/** A number with a zero before it, which resolvers take for octal. */
+const OCTAL = /(?:^|\.)0\d/;
+/** What resolvers and URLs take for an address, or for nothing: its last part is a number. */
+const NUMBER_LAST = /(?:^|\.)(?:\d+|0x[\da-f]*)\.?$/i;
+/** No name has a blank, a slash or a bracket, and a colon only IPv6. */
+const NO_NAME = /[\s:/@[\]]/;
+/** Four numbers of which the last one has letters in the place of digits, or behind them. */
+const NEARLY_IPV4 = /^\d+\.\d+\.\d+\.(?:\d\w*|[IOlo\d]+)$/;
+const HOST_FORMS =
+  'four numbers from 0 to 255 such as "192.168.1.100", an IPv6 address or a host name';
+/** Why an address with such a number is refused. */
+export const OCTAL_WHY =
+  "some programs read numbers with leading zeros as octal";
+
+/**
+ * Throws unless `host` can be the host of an address. A mistyped IP address is none:
+ * resolvers take 192.168.1 for 192.168.0.1, which is another machine.
+ */
+export function checkHost(
+  host: unknown,
+  name = "an IP address",
+): asserts host is string {
+  if (typeof host !== "string" || host === "") {
+    throw refuse(name, host, 'a string such as "127.0.0.1"');
+  }
+  if (parseIp(host) === undefined) {
+    const isName = !NO_NAME.test(host) && !NUMBER_LAST.test(host) &&
+      !NEARLY_IPV4.test(host);
+    if (isName) return;
+  } else if (host.includes(":") || EXACT_IPV4.test(host)) return;
+  if (OCTAL.test(host)) {
+    throw new TypeError(
+      `Cannot use ${show(host)} as ${name}: ${OCTAL_WHY}`,
+    );
+  }
+  throw refuse(name, host, HOST_FORMS);
+}
+
 /** The option `hostname`. */
 export function host(otherwise: string): Option<string> {
   return (value = otherwise, name) => {
-    if (typeof value === "string" && value !== "") return value;
-    throw refuse(name, value, 'a string such as "127.0.0.1"');
+    checkHost(value, name);
+    return value;
   };
-}
-
-/** Throws unless `ip` can be the host of an address. */
-export function checkHost(ip: unknown): void {
-  if (typeof ip === "string" && ip !== "") return;
-  throw refuse("an IP address", ip, 'a string such as "127.0.0.1"');
 }
 
 /** Throws unless `address` is a pair; the port is left to {@linkcode wirePort}. */

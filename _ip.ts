@@ -5,50 +5,18 @@
  * send, and which are broadcast addresses.
  */
 
-import { type Address, formatAddress } from "./_address.ts";
+import {
+  type Address,
+  EXACT_IPV4,
+  formatAddress,
+  IPV4,
+  OCTAL_WHY,
+  parseIp,
+} from "./_address.ts";
 import { isPromise, show } from "./_options.ts";
 import { CommunicationError, reason } from "./_errors.ts";
 
-/** IPv4 addresses are those from ::ffff:0:0 on ({@link https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2}). */
-const IPV4: bigint = 0xffff_0000_0000n;
 const IPV4_BITS = 32n;
-const MAX_REMEMBERED = 1_000;
-
-/** By how they were written, since parsing takes longer than sending a datagram. */
-const parsed = new Map<string, bigint | undefined>();
-
-/** The 128 bits of an IP address in whichever of its many forms, or undefined for a name. */
-export function parseIp(text: string): bigint | undefined {
-  if (parsed.has(text)) return parsed.get(text);
-  if (parsed.size >= MAX_REMEMBERED) parsed.clear();
-  const ip = toBits(text);
-  parsed.set(text, ip);
-  return ip;
-}
-
-function toBits(text: string): bigint | undefined {
-  // A network card may be named by anything but a blank or a slash: fe80::1%br-lan.
-  const bare = text.replace(/^\[(.*)\]$/, "$1").replace(/%[^\s/%]+$/, "");
-  if (!/^[\w.:]+$/.test(bare)) return undefined;
-  // URLs know every form that resolvers do: 0xffffffff, 255.255.65535, ::ffff:1.2.3.4.
-  const url = bare.includes(":") ? `http://[${bare}]` : `http://${bare}`;
-  const host = URL.parse(url)?.hostname;
-  if (host?.startsWith("[")) return fromGroups(host.slice(1, -1));
-  if (!host || !/^\d+\.\d+\.\d+\.\d+$/.test(host)) return undefined;
-  return host.split(".").reduce(
-    (bits, part) => bits * 256n + BigInt(part),
-    0n,
-  ) + IPV4;
-}
-
-/** From the groups of an IPv6 address, with at most one `::`. */
-function fromGroups(text: string): bigint {
-  const [head = [], tail = []] = text.split("::")
-    .map((half) => half === "" ? [] : half.split(":"));
-  const zeros = Array<string>(8 - head.length - tail.length).fill("0");
-  return [...head, ...zeros, ...tail]
-    .reduce((bits, group) => bits * 65536n + BigInt(`0x${group}`), 0n);
-}
 
 /**
  * The same of an address that every program reads alike: resolvers take 010.1 for
@@ -59,8 +27,6 @@ function parseExactIp(text: string): bigint | undefined {
     ? parseIp(text)
     : undefined;
 }
-
-const EXACT_IPV4 = /^(?:(?:0|[1-9]\d*)\.){3}(?:0|[1-9]\d*)$/;
 
 /** Says whether a peer may connect to a server, or send to a socket. */
 export type Allow = (peer: Address) => boolean;
@@ -149,7 +115,7 @@ function parseRange(range: string): Range {
   if (/(?:^|[.:])0\d+\.|\.0\d+$/.test(host) || /^0\d/.test(prefix ?? "")) {
     throw badRange(
       range,
-      "some programs read numbers with leading zeros as octal",
+      OCTAL_WHY,
     );
   }
   const bits = /[%[\]]/.test(host) ? undefined : parseExactIp(host);

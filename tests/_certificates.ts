@@ -2,7 +2,7 @@
 // sells, and must never have expired by themselves: so they are made at each run,
 // with what Deno ships and nothing that has to be downloaded.
 
-import { parseIp } from "../_ip.ts";
+import { parseIp } from "../_address.ts";
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 const ECDSA_WITH_SHA256 = der(0x30, oid(42, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2));

@@ -4,10 +4,13 @@
 import {
   assert,
   assertEquals,
+  assertRejects,
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
 import fc from "fast-check";
+import { createTcpClient, createTcpServer, createUdpSocket } from "../mod.ts";
+import { freePort } from "./_ports.ts";
 import {
   type Address,
   checkAddress,
@@ -191,11 +194,73 @@ Deno.test("formatWithWire() names both ports, where there are two", () => {
   assertEquals(formatWithWire(["10.0.0.1", 65_535]), "10.0.0.1:65535");
 });
 
-Deno.test("checkHost() takes any text but none", () => {
-  for (const host of ["127.0.0.1", "::1", "robot.local"]) checkHost(host);
+/** Addresses as every program reads them, and names. */
+const HOSTS = [
+  ...["127.0.0.1", "0.0.0.0", "255.255.255.255", "::", "::1", "[::1]"],
+  ...["fe80::7%eth1", "fe80::1%br-lan.7", "::ffff:192.168.1.7", "localhost"],
+  ...["robot.local", "robot-7", "robot_7.cell", "plc1", "7.robots.example"],
+  ...["1.2.3.example", "localhost.", "a.b.c.d", "10.robots", "1a.2b.3c.4d"],
+];
+
+/** What somebody meant as an address. */
+const MISTYPED = [
+  ...["192.168.1.1O", "192.168.1.l0", "192.168.1.O", "192.168.1.7a"],
+  ...["192.168.1", "192.168.1.256", "192.168.1.1.1", "192.168.1.7."],
+  ...["192.168.1O.1", "192.168..7", "3232235879", "0xc0a80107", "127.1"],
+  ...["192.168.1.7 ", " 192.168.1.7", "192.168.1.7/24", "192.168.1.7:70001"],
+  ...["http://robot-7", "robot 7", "::g", "fe80::1::2", "fe80::1%", "[::1"],
+];
+
+Deno.test("checkHost() takes IP addresses and names", () => {
+  for (const host of HOSTS) checkHost(host);
   for (const host of ["", undefined, null, 127, ["127.0.0.1"], {}]) {
     assertThrows(() => checkHost(host), TypeError, "as an IP address");
   }
+});
+
+Deno.test("checkHost() refuses a mistyped IP address, and names it", () => {
+  for (const host of MISTYPED) {
+    const error = assertThrows(
+      () => checkHost(host),
+      TypeError,
+      undefined,
+      host,
+    );
+    assertEquals(
+      error.message,
+      `Cannot use "${host}" as an IP address: it takes four numbers from 0 to 255 such as "192.168.1.100", an IPv6 address or a host name`,
+    );
+  }
+});
+
+Deno.test("checkHost() refuses numbers with leading zeros, which resolvers take for octal", () => {
+  for (const host of ["192.168.001.010", "010.0.0.1", "192.168.1.08"]) {
+    const error = assertThrows(() => checkHost(host, "hostname"), TypeError);
+    assertEquals(
+      error.message,
+      `Cannot use "${host}" as hostname: some programs read numbers with leading zeros as octal`,
+    );
+  }
+});
+
+Deno.test("createTcpClient(), hostname and UDPSocket.send() refuse a mistyped IP address", async () => {
+  using port = freePort();
+  using socket = createUdpSocket(port.port, { hostname: "127.0.0.1" });
+  socket.enableBroadcast();
+  const hostname = "192.168.1";
+  const refused = (run: () => unknown, name: string) =>
+    assertRejects(
+      async () => await run(),
+      TypeError,
+      `Cannot use "${hostname}" as ${name}: it takes `,
+    );
+  await refused(() => createTcpClient(hostname, 70_001), "an IP address");
+  await refused(
+    () => createTcpServer(70_001, undefined, { hostname }),
+    "hostname",
+  );
+  await refused(() => createUdpSocket(70_001, { hostname }), "hostname");
+  await refused(() => socket.send("x", [hostname, 70_001]), "an IP address");
 });
 
 Deno.test("checkAddress() takes a pair with a host", () => {

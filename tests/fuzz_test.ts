@@ -209,7 +209,7 @@ for (const [where, run] of ofAddress) {
 }
 bad(
   "TCPServer.send()",
-  [[LOOPBACK, 70_001], [LOOPBACK, 1], ["::1", 70_001], ["no name", 1]],
+  [[LOOPBACK, 70_001], [LOOPBACK, 1], ["::1", 70_001], ["no-name", 1]],
   ClosedError,
   "no such client is connected",
   ({ server }, address) => server.send("x", address),
