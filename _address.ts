@@ -143,8 +143,8 @@ export const EXACT_IPV4 = /^(?:(?:0|[1-9]\d*)\.){3}(?:0|[1-9]\d*)$/;
 const OCTAL = /(?:^|\.)0\d/;
 /** What resolvers and URLs take for an address, or for nothing: its last part is a number. */
 const NUMBER_LAST = /(?:^|\.)(?:\d+|0x[\da-f]*)\.?$/i;
-/** No name has a blank, a slash or a bracket, and a colon only IPv6. */
-const NO_NAME = /[\s:/@[\]]/;
+/** All that a name is made of. */
+const NAME = /^[\w.-]+$/;
 /** Four numbers of which the last one has letters in the place of digits, or behind them. */
 const NEARLY_IPV4 = /^\d+\.\d+\.\d+\.(?:\d\w*|[IOlo\d]+)$/;
 const HOST_FORMS =
@@ -165,7 +165,7 @@ export function checkHost(
     throw refuse(name, host, 'a string such as "127.0.0.1"');
   }
   if (parseIp(host) === undefined) {
-    const isName = !NO_NAME.test(host) && !NUMBER_LAST.test(host) &&
+    const isName = NAME.test(host) && !NUMBER_LAST.test(host) &&
       !NEARLY_IPV4.test(host);
     if (isName) return;
   } else if (host.includes(":") || EXACT_IPV4.test(host)) return;

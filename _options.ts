@@ -46,6 +46,9 @@ export function readOptions<T extends Table>(
   return readAll("", given, table);
 }
 
+/** What has entries that are no properties, which would be dropped in silence. */
+const BUILT_IN = new Set(["Map", "Set", "Promise"]);
+
 /** Throws unless `options` is an object whose properties are all options of the table. */
 export function checkNames(
   caller: string,
@@ -63,10 +66,12 @@ export function checkNames(
     }
   }
   // A promise, a Map, a boxed number: what looks like no options at all.
-  if (
-    isEmpty && Object.prototype.toString.call(options) !== "[object Object]"
-  ) {
-    throw refuseOptions(options, table);
+  const kind = Object.prototype.toString.call(options).slice(8, -1);
+  if (isEmpty && kind !== "Object" || BUILT_IN.has(kind)) {
+    throw new TypeError(
+      `Cannot use ${/^[AEIO]/.test(kind) ? "an" : "a"} ${kind} ` +
+        `as options: it takes a plain object with ${list(Object.keys(table))}`,
+    );
   }
 }
 
@@ -241,11 +246,87 @@ function refuseName(
       `${cannot}: ${args[at]} is the ${["first", "second"][at]} argument`,
     );
   }
-  const meant = closest(name, options);
+  const meant = alias(name, owner, options) ?? closest(name, options);
   if (meant === undefined) {
     return new TypeError(`${cannot}: it takes ${list(options)}`);
   }
-  return new TypeError(`${cannot}: did you mean ${show(meant)}?`);
+  const isOption = options.includes(meant);
+  return new TypeError(
+    `${cannot}: ${isOption ? `did you mean ${show(meant)}?` : meant}`,
+  );
+}
+
+/** Names of other modules, folded, and the option that they have here. */
+const ALIASES: Readonly<Record<string, readonly string[]>> = {
+  hostname: ["ip", "address", "addr", "interface", "bindaddress", "bind"],
+  maxMessageBytes: ["buffersize", "bufsize", "maxmessagesize", "maxlength"],
+  maxClients: ["maxconnections"],
+  reuseAddress: ["reuseport"],
+  tls: ["ssl", "secure", "sslcontext"],
+  caCerts: ["ca", "cafile"],
+  attempts: ["retries", "maxretries", "count", "times"],
+  firstDelay: ["interval", "pause", "backoff"],
+  timeout: ["seconds", "ms", "wait"],
+};
+
+const IP_IS_FIRST = "ip is the first argument";
+const CALLBACK_IS_SECOND = "messageCallback is the second argument";
+const READ_CLIENT = "read with for await (const message of client)";
+const READ_SOCKET = "read with for await (const [message, sender] of socket)";
+const BROADCAST = "call socket.enableBroadcast()";
+const CLIENT_TIMEOUT = "client.receive({ timeout: 5000 }) takes it";
+const SOCKET_TIMEOUT = "socket.receive({ timeout: 5000 }) takes it";
+
+/** The same where no option has it, but something else does. */
+const ELSEWHERE: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  createTcpClient: {
+    host: IP_IS_FIRST,
+    hostname: IP_IS_FIRST,
+    address: IP_IS_FIRST,
+    server: IP_IS_FIRST,
+    serverip: IP_IS_FIRST,
+    callback: READ_CLIENT,
+    messagecallback: READ_CLIENT,
+    onmessage: READ_CLIENT,
+    readtimeout: CLIENT_TIMEOUT,
+    receivetimeout: CLIENT_TIMEOUT,
+    recvtimeout: CLIENT_TIMEOUT,
+    retries: "write { retry: { attempts: 5 } }",
+    maxretries: "write { retry: { attempts: 5 } }",
+  },
+  createTcpServer: {
+    callback: CALLBACK_IS_SECOND,
+    handler: CALLBACK_IS_SECOND,
+    onmessage: CALLBACK_IS_SECOND,
+    reuseaddress:
+      "a server can have the port again as soon as another has left it",
+    reuseaddr:
+      "a server can have the port again as soon as another has left it",
+  },
+  createUdpSocket: {
+    broadcast: BROADCAST,
+    enablebroadcast: BROADCAST,
+    allowbroadcast: BROADCAST,
+    callback: READ_SOCKET,
+    messagecallback: READ_SOCKET,
+    onmessage: READ_SOCKET,
+    readtimeout: SOCKET_TIMEOUT,
+    receivetimeout: SOCKET_TIMEOUT,
+    recvtimeout: SOCKET_TIMEOUT,
+    timeout: SOCKET_TIMEOUT,
+  },
+};
+
+/** What a name of Python or of another module means: an option, or where it is. */
+function alias(
+  name: string,
+  owner: string,
+  options: readonly string[],
+): string | undefined {
+  const folded = fold(name);
+  const elsewhere = ELSEWHERE[owner] ?? {};
+  if (Object.hasOwn(elsewhere, folded)) return elsewhere[folded];
+  return options.find((option) => ALIASES[option]?.includes(folded));
 }
 
 /** So that Python's `connect_timeout` is `connectTimeout`. */

@@ -134,19 +134,19 @@ export interface TCPClientOptions {
    * error unless the server has ended the connection in order. Which ends a read
    * shows: see {@linkcode TCPClient.connected}.
    */
-  onDisconnect?: (error?: Error) => void;
+  onDisconnect?: ((error?: Error) => void) | null;
   /**
    * With `reconnect`, called when there is a connection again. What it sends before
    * it returns leaves before the messages that wait. What it throws or rejects with is
    * an uncaught error and ends the script: write
    * `() => void client.send("HELLO").catch(() => {})`.
    */
-  onReconnect?: () => void;
+  onReconnect?: (() => void) | null;
   /**
    * With `retry` or `reconnect`, called with the error when an attempt has failed and
    * another one follows. Which attempts fail: see {@linkcode RetryOptions}.
    */
-  onRetry?: (error: Error) => void;
+  onRetry?: ((error: Error) => void) | null;
 }
 
 const OPTIONS = {

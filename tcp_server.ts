@@ -144,19 +144,19 @@ export interface TCPServerOptions {
    *
    * @default {() => true}
    */
-  allow?: (clientAddr: Address) => boolean;
+  allow?: ((clientAddr: Address) => boolean) | null;
   /**
    * The certificate and key with which to speak TLS, which clients then have to.
    */
   tls?: ServerTLSOptions;
   /** Called when a client has connected, before its first message. */
-  onConnect?: (clientAddr: Address) => void;
+  onConnect?: ((clientAddr: Address) => void) | null;
   /**
    * Called once when a client is gone, with the error unless it ended in order. A
    * connection that broke is told at once, also while a callback works. A client that
    * has ended its side is gone when it has the replies that are due.
    */
-  onDisconnect?: (clientAddr: Address, error?: Error) => void;
+  onDisconnect?: ((clientAddr: Address, error?: Error) => void) | null;
   /**
    * Called with what went wrong: a callback that threw, a message that is not
    * UTF-8, a reply that can't be sent, a connection that can't be accepted. The
@@ -165,7 +165,7 @@ export interface TCPServerOptions {
    *
    * @default {console.error}
    */
-  onError?: (error: Error, clientAddr?: Address) => void;
+  onError?: ((error: Error, clientAddr?: Address) => void) | null;
 }
 
 const OPTIONS = {
@@ -219,7 +219,7 @@ type Settings = SettingsOf<typeof OPTIONS>;
  */
 export function createTcpServer(
   port: number,
-  messageCallback?: MessageCallback,
+  messageCallback?: MessageCallback | null,
   options?: TCPServerOptions,
 ): TCPServer {
   const handle = readCallback(messageCallback);

@@ -87,7 +87,7 @@ export interface UDPSocketOptions {
    *
    * @default {() => true}
    */
-  allow?: (senderAddr: Address) => boolean;
+  allow?: ((senderAddr: Address) => boolean) | null;
 }
 
 const OPTIONS = {

@@ -16,6 +16,9 @@ import {
   createUdpSocket,
   FrameDecoderStream,
   FrameEncoderStream,
+  type TCPClientOptions,
+  type TCPServerOptions,
+  type UDPSocketOptions,
 } from "../mod.ts";
 import { readOptions } from "../_options.ts";
 import { HERE, LOOPBACK } from "./_machine.ts";
@@ -414,7 +417,58 @@ const MEANT: [owner: string, name: string, says: string][] = [
   ["createTcpClient", "onDisconect", 'did you mean "onDisconnect"?'],
   ["createTcpClient", "retryOptions", 'did you mean "retry"?'],
   ["createTcpClient", "port", "port is the second argument"],
+  ["createTcpClient", "host", "ip is the first argument"],
+  ["createTcpClient", "server_ip", "ip is the first argument"],
+  ["createTcpClient", "IP", "ip is the first argument"],
+  ["createTcpClient", "retries", "write { retry: { attempts: 5 } }"],
+  ["createTcpClient", "ssl", 'did you mean "tls"?'],
+  [
+    "createTcpClient",
+    "recv_timeout",
+    "client.receive({ timeout: 5000 }) takes it",
+  ],
+  [
+    "createTcpClient",
+    "message_callback",
+    "read with for await (const message of client)",
+  ],
   ["createTcpServer", "timeout", 'did you mean "idleTimeout"?'],
+  ["createTcpServer", "bind_address", 'did you mean "hostname"?'],
+  ["createTcpServer", "ip", 'did you mean "hostname"?'],
+  ["createTcpServer", "on_message", "messageCallback is the second argument"],
+  ["createTcpServer", "callback", "messageCallback is the second argument"],
+  ["createTcpServer", "max_connections", 'did you mean "maxClients"?'],
+  [
+    "createTcpServer",
+    "reuse_address",
+    "a server can have the port again as soon as another has left it",
+  ],
+  [
+    "createUdpSocket",
+    "enable_broadcast",
+    "call socket.enableBroadcast()",
+  ],
+  ["createUdpSocket", "broadcast", "call socket.enableBroadcast()"],
+  ["createUdpSocket", "ip", 'did you mean "hostname"?'],
+  ["createUdpSocket", "bindAddress", 'did you mean "hostname"?'],
+  ["createUdpSocket", "host", 'did you mean "hostname"?'],
+  ["createUdpSocket", "port", "port is the first argument"],
+  ["createUdpSocket", "reuse_port", 'did you mean "reuseAddress"?'],
+  [
+    "createUdpSocket",
+    "timeout",
+    "socket.receive({ timeout: 5000 }) takes it",
+  ],
+  [
+    "createUdpSocket",
+    "message_callback",
+    "read with for await (const [message, sender] of socket)",
+  ],
+  ["retry", "retries", 'did you mean "attempts"?'],
+  ["reconnect", "max_attempts", 'did you mean "attempts"?'],
+  ["retry", "interval", 'did you mean "firstDelay"?'],
+  ["tls", "ca", 'did you mean "caCerts"?'],
+  ["receive", "seconds", 'did you mean "timeout"?'],
   ["createTcpServer", "host", 'did you mean "hostname"?'],
   ["createTcpServer", "port", "port is the first argument"],
   [
@@ -442,6 +496,18 @@ for (const [owner, name, says] of MEANT) {
     );
   });
 }
+
+Deno.test("options: what stands beside an option is said to each who may mean it", async () => {
+  for (const { name: owner, call, cases } of SUBJECTS) {
+    for (const name of ["encoding", "max_message_size", "buffer_size"]) {
+      const { message } = await thrown(() => call({ [name]: 5 }));
+      const says = name === "encoding" || !("maxMessageBytes" in cases)
+        ? "it takes "
+        : 'did you mean "maxMessageBytes"?';
+      assertStringIncludes(message, `option of ${owner}: ${says}`);
+    }
+  }
+});
 
 /** What stands in the place of options, and what the error says. */
 const INSTEAD: [owner: string, value: unknown, message: string][] = [
@@ -472,6 +538,64 @@ for (const [owner, value, message] of INSTEAD) {
   });
 }
 
+/** What looks like options and has none. */
+const NO_BAGS: [value: object, shown: string][] = [
+  [new Map([["hostname", LOOPBACK]]), "a Map"],
+  [new Map(), "a Map"],
+  [Object.assign(new Map([["allow", NOTHING]]), HERE), "a Map"],
+  [new Set(["hostname"]), "a Set"],
+  [Promise.resolve(HERE), "a Promise"],
+  [new Date(), "a Date"],
+  [new Error("options"), "an Error"],
+  [new Uint8Array(), "a Uint8Array"],
+  [Object(5), "a Number"],
+];
+for (const [value, name] of NO_BAGS) {
+  Deno.test(`createTcpServer() refuses ${name} as options: ${Deno.inspect(value)}`, async () => {
+    const error = await thrown(() => server(value));
+    assertInstanceOf(error, TypeError);
+    assertStringIncludes(
+      error.message,
+      `Cannot use ${name} as options: it takes a plain object with hostname, `,
+    );
+  });
+}
+
+Deno.test("createTcpServer() takes an instance of a class as options", async () => {
+  class Settings {
+    hostname = LOOPBACK;
+    maxClients = 1;
+    #secret = 5;
+    method(): number {
+      return this.#secret;
+    }
+  }
+  using port = freePort();
+  await using listening = createTcpServer(port.port, null, new Settings());
+  assertEquals(listening.address, [LOOPBACK, port.port]);
+  class Wrong extends Settings {
+    retries = 5;
+  }
+  const { message } = await thrown(() => server(new Wrong()));
+  assertStringIncludes(message, 'Cannot use "retries" as an option');
+});
+
+/** Python's None, for each callback: checked before any test runs. */
+const _noCallbacks = [
+  {
+    onDisconnect: null,
+    onReconnect: null,
+    onRetry: null,
+  } satisfies TCPClientOptions,
+  {
+    allow: null,
+    onConnect: null,
+    onDisconnect: null,
+    onError: null,
+  } satisfies TCPServerOptions,
+  { allow: null } satisfies UDPSocketOptions,
+];
+
 Deno.test("createTcpServer() with options in the place of the callback says where they go", async () => {
   for (const misplaced of [{}, HERE, { message_callback: NOTHING }]) {
     const error = await thrown(() =>
@@ -487,7 +611,7 @@ Deno.test("createTcpServer() with options in the place of the callback says wher
 
 Deno.test("createTcpServer() takes null as no callback", async () => {
   using port = freePort();
-  await using _server = createTcpServer(port.port, null as never, HERE);
+  await using _server = createTcpServer(port.port, null, HERE);
 });
 
 Deno.test("readOptions() fills in the defaults, and gives no property that is no option", () => {
