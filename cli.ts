@@ -130,6 +130,7 @@ async function runCommand(
       `Cannot run ${name}: it takes ${command.takes}, and got ${got}`,
     );
   }
+  args.checkTogether();
   await command.run(args, session);
 }
 

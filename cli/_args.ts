@@ -6,7 +6,13 @@
  */
 
 import { parseArgs } from "node:util";
-import { type Address, MAX_PORT, MIN_PORT, wirePort } from "../_address.ts";
+import {
+  type Address,
+  checkHost,
+  MAX_PORT,
+  MIN_PORT,
+  wirePort,
+} from "../_address.ts";
 import { reason } from "../_errors.ts";
 import { DEFAULT_MAX_MESSAGE_BYTES, maxMessageBytes } from "../_framing.ts";
 import { MAX_TIMER_MS } from "../_time.ts";
@@ -26,6 +32,10 @@ export interface Option {
   value?: string;
   short?: string;
   help: string;
+  /** Options of which it takes one: without them it would do nothing. */
+  needs?: readonly string[];
+  /** The option that leaves it nothing to do. */
+  excludes?: string;
 }
 
 /** A command: what it takes, how to help with it, and what it does. */
@@ -70,8 +80,9 @@ export class Args {
   /** What is not an option, without the command. */
   readonly operands: readonly string[];
   readonly #values: Record<string, string | boolean | undefined>;
+  readonly #options: Record<string, Option>;
 
-  /** @throws {UsageError} If an option is unknown or lacks its value. */
+  /** @throws {UsageError} If an option is unknown, lacks its value, or has two. */
   constructor(args: readonly string[], options: Record<string, Option>) {
     const config = Object.fromEntries(
       Object.entries(options).map(([name, { value, short }]) => [name, {
@@ -79,16 +90,37 @@ export class Args {
         ...(short ? { short } : {}),
       }]),
     );
-    try {
-      const parsed = parseArgs({
-        args: joinNumbers(args, options),
-        options: config,
-        allowPositionals: true,
-      });
-      this.#values = { ...parsed.values };
-      this.operands = parsed.positionals;
-    } catch (error) {
-      throw new UsageError(adapt(reason(error)));
+    this.#options = options;
+    const parsed = parse({
+      args: joinNumbers(args, options),
+      options: config,
+      allowPositionals: true,
+      tokens: true,
+    });
+    this.#values = { ...parsed.values };
+    this.operands = parsed.positionals;
+    const given = new Set<string>();
+    for (const token of parsed.tokens) {
+      if (token.kind !== "option" || token.value === undefined) continue;
+      const { name } = token;
+      if (given.has(name)) throw new UsageError(`Cannot use --${name} twice`);
+      given.add(name);
+    }
+  }
+
+  /** @throws {UsageError} If an option would do nothing beside the others. */
+  checkTogether(): void {
+    const isGiven = (name: string) => this.#values[name] !== undefined;
+    for (const [name, { needs, excludes }] of Object.entries(this.#options)) {
+      if (!isGiven(name)) continue;
+      if (needs && !needs.some(isGiven)) {
+        throw new UsageError(
+          `Cannot use --${name} without --${needs.join(" or --")}`,
+        );
+      }
+      if (excludes !== undefined && isGiven(excludes)) {
+        throw new UsageError(`Cannot use --${name} with --${excludes}`);
+      }
     }
   }
 
@@ -152,6 +184,16 @@ export class Args {
     throw new UsageError(`Operand ${index + 1} is empty`);
   }
 
+  /** An IP address or a host name. */
+  host(text: string, name?: string): string {
+    try {
+      checkHost(text, name);
+      return text;
+    } catch (error) {
+      throw new UsageError(reason(error));
+    }
+  }
+
   /** A communication port. */
   port(text: string): number {
     const port = toInteger(text);
@@ -172,7 +214,9 @@ export class Args {
     const [, ipv6, ipv4, port] =
       text.match(/^(?:\[([^[\]\s]+)\]|([^:[\]\s]+)):(\d+)$/) ?? [];
     const ip = ipv6 ?? ipv4;
-    if (ip !== undefined && port !== undefined) return [ip, this.port(port)];
+    if (ip !== undefined && port !== undefined) {
+      return [this.host(ip), this.port(port)];
+    }
     throw new UsageError(
       `Cannot use ${
         quote(text)
@@ -180,6 +224,14 @@ export class Args {
     );
   }
 }
+
+const parse: typeof parseArgs = (config) => {
+  try {
+    return parseArgs(config);
+  } catch (error) {
+    throw new UsageError(adapt(reason(error)));
+  }
+};
 
 /** parseArgs wants a value that begins with a dash behind a "=": a negative number, here. */
 function joinNumbers(

@@ -44,11 +44,13 @@ export const CONNECTING: Record<string, Option> = {
     value: "file",
     help:
       "Trust the certificates in this PEM file too; needs\n--tls and --allow-read",
+    needs: ["tls"],
   },
   "server-name": {
     value: "name",
     help:
       "The name that the certificate of the server is for\n(default: the IP address); needs --tls",
+    needs: ["tls"],
   },
   ...LIMITS,
 };
@@ -58,7 +60,7 @@ export async function openClient(
   args: Args,
   session: Session,
 ): Promise<TCPClient> {
-  const ip = args.operand(0);
+  const ip = args.host(args.operand(0));
   const port = args.port(args.operand(1));
   const { mapping } = args;
   const options: TCPClientOptions = {
@@ -91,13 +93,7 @@ export async function openClient(
 async function readTls(args: Args): Promise<ClientTLSOptions | false> {
   const ca = args.text("ca");
   const serverName = args.text("server-name");
-  if (!args.has("tls")) {
-    for (const name of ["ca", "server-name"]) {
-      if (args.text(name) === undefined) continue;
-      throw new UsageError(`Cannot use --${name} without --tls`);
-    }
-    return false;
-  }
+  if (!args.has("tls")) return false;
   return {
     ...(ca === undefined ? {} : { caCerts: [await readCertificates(ca)] }),
     ...(serverName === undefined ? {} : { serverName }),
@@ -160,12 +156,14 @@ that nobody asked for go to standard error.`,
     "timeout": {
       value: "ms",
       help:
-        `How long to wait for such a reply, or "forever"\n(default: ${DEFAULT_TIMEOUT_MS})`,
+        `How long to wait for such a reply, or "forever"\n(default: ${DEFAULT_TIMEOUT_MS}); needs --request`,
+      needs: ["request"],
     },
     "wait": {
       value: "ms",
       help:
         `How long to go on receiving after the end of the\ninput, without --request, or "forever"\n(default: ${DEFAULT_WAIT_MS})`,
+      excludes: "request",
     },
     ...CONNECTING,
   },

@@ -32,7 +32,7 @@ export const HOSTNAME: Record<string, Option> = {
 export function hostnameOf(args: Args): string {
   const hostname = args.text("hostname") ?? "0.0.0.0";
   // That of a variable without a value must not open the port to everybody.
-  if (hostname) return hostname;
+  if (hostname) return args.host(hostname, "--hostname");
   throw new UsageError('Cannot use "" as --hostname: it takes an IP address');
 }
 

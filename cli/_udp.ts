@@ -8,6 +8,7 @@ import { pause } from "./_connect.ts";
 import { HOSTNAME, hostnameOf, showListening } from "./_listen.ts";
 import type { Session } from "./_session.ts";
 import { ClosedError, InvalidMessageError } from "../_errors.ts";
+import { reach } from "../_ip.ts";
 import { createUdpSocket, type UDPSocket } from "../udp_socket.ts";
 
 const DEFAULT_WAIT_MS = 1_000;
@@ -37,6 +38,7 @@ ends it.`,
       value: "ms",
       help:
         `How long to go on receiving after the end of the input,\nor "forever" (default: ${DEFAULT_WAIT_MS})`,
+      needs: ["to", "broadcast"],
     },
     "reuse-address": {
       help:
@@ -76,10 +78,23 @@ ends it.`,
 
 function targetOf(args: Args, port: number): Address | undefined {
   const to = args.address("to");
-  if (to) return to;
-  if (args.has("broadcast")) return ["255.255.255.255", port];
-  if (args.text("wait") === undefined) return undefined;
-  throw new UsageError("Cannot use --wait without --to or --broadcast");
+  if (!args.has("broadcast")) {
+    if (to) checkReach(to);
+    return to;
+  }
+  return to ?? ["255.255.255.255", port];
+}
+
+/** Each line would be refused otherwise, by a socket that knows no flags. */
+function checkReach([ip]: Address): void {
+  const reached = reach(ip);
+  if (reached === "one") return;
+  const why = reached === "broadcast"
+    ? "it is a broadcast address"
+    : "a name may be that of a broadcast address";
+  throw new UsageError(
+    `Cannot use ${ip} in --to without --broadcast: ${why}`,
+  );
 }
 
 async function receive(socket: UDPSocket, session: Session): Promise<void> {

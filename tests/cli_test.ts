@@ -274,14 +274,53 @@ Deno.test("cli exits with 2 where it is called wrongly, and touches no socket", 
       'Cannot use "a/b" as --server-name: it takes a host name\n',
     ],
     [
-      ["connect", LOOPBACK, "70001", "--timeout", "-5"],
+      ["ping", LOOPBACK, "70001", "--timeout", "-5"],
       "Cannot use -5 as --timeout: it takes an integer from 0 to 2147483647\n",
     ],
     [
       ["connect", LOOPBACK, "70001", "--timeout", "--json"],
       "Option '--timeout' needs a value\n",
     ],
-    [["udp", "70001", "--wait", "5"], "Cannot use --wait without --to"],
+    [
+      ["udp", "70001", "--wait", "5"],
+      "Cannot use --wait without --to or --broadcast\n",
+    ],
+    [
+      ["connect", "--timeout", "5", LOOPBACK, "70001"],
+      "Cannot use --timeout without --request\n",
+    ],
+    [
+      ["connect", "--request", "--wait", "5", LOOPBACK, "70001"],
+      "Cannot use --wait with --request\n",
+    ],
+    [
+      ["udp", "70001", "--to", "[::1]:70002", "--to=10.0.0.7:70002"],
+      "Cannot use --to twice\n",
+    ],
+    [
+      ["ping", "--tls", "--ca=a.pem", "--ca=b.pem", LOOPBACK, "70001"],
+      "Cannot use --ca twice\n",
+    ],
+    [
+      ["udp", "70001", "--to", "255.255.255.255:70002"],
+      "Cannot use 255.255.255.255 in --to without --broadcast: it is a broadcast address\n",
+    ],
+    [
+      ["udp", "70001", "--to", "robot-7:70002"],
+      "Cannot use robot-7 in --to without --broadcast: a name may be that of a broadcast address\n",
+    ],
+    [
+      ["connect", "192.168.1", "70001"],
+      'Cannot use "192.168.1" as an IP address: it takes four numbers',
+    ],
+    [
+      ["udp", "70001", "--to", "192.168.1.256:70002"],
+      'Cannot use "192.168.1.256" as an IP address: it takes four numbers',
+    ],
+    [
+      ["listen", "70001", "--hostname", "192.168.1"],
+      'Cannot use "192.168.1" as --hostname: it takes four numbers',
+    ],
     [
       ["ping", LOOPBACK, "70001", "--count", "0"],
       "Cannot use 0 as --count: it takes an integer of 1 or more",
@@ -314,6 +353,36 @@ Deno.test("cli exits with 2 where it is called wrongly, and touches no socket", 
       stderr,
       /^daystar-comm: .*\ndaystar-comm: Try "daystar-comm .*--help"\n$/,
     );
+  }
+});
+
+Deno.test("cli connect, ping and udp refuse no flags that work together", async () => {
+  // What fails comes after the flags: nobody listens there, or it may not listen.
+  using port = freePort();
+  const own = [LOOPBACK, `${port.port}`];
+  const fine: string[][] = [
+    ["connect", "--request", "--timeout=5", "--json", "--json", ...own],
+    ["connect", "--wait=5", "--tls", "--server-name=robot", ...own],
+    ["ping", "--timeout=5", "--count=1", "--interval=0", ...own],
+  ];
+  for (const args of fine) {
+    await using tool = cli(...args);
+    const { code, stderr } = await tool.end();
+    assertEquals({ args, code }, { args, code: 1 });
+    assertStringIncludes(stderr, "Connection refused");
+  }
+  const target = `--to=${LOOPBACK}:${port.port}`;
+  for (const flags of [[target], ["--broadcast"], [target, "--broadcast"]]) {
+    await using tool = cliWith(
+      "192.0.2.1",
+      "udp",
+      port.port,
+      "--wait=5",
+      ...flags,
+    );
+    const { code, stderr } = await tool.end();
+    assertEquals({ flags, code }, { flags, code: 1 });
+    assertStringIncludes(stderr, "Requires net access");
   }
 });
 
@@ -522,10 +591,10 @@ Deno.test("cli connect exits with 1 after a message over --max-message-bytes", a
 });
 
 Deno.test("cli connect leaves out a line that can't be sent, and exits with 1", async () => {
-  for (const mode of [[], ["--request"]]) {
+  for (const mode of ["--wait=0", "--request"]) {
     using port = freePort();
     await using watched = serve(port, echo);
-    await using tool = cli("connect", ...mode, "--wait=0", LOOPBACK, port.port);
+    await using tool = cli("connect", mode, LOOPBACK, port.port);
     await tool.write("one\nt\x03o\nthree\n");
     const { code, stderr } = await tool.end();
     assertEquals(code, 1);
@@ -986,8 +1055,8 @@ Deno.test({
     await using refused = cli(...args);
     await refused.write("all");
     const { code, stderr } = await refused.end();
-    assertEquals(code, 1);
-    assertStringIncludes(stderr, "it is a broadcast address");
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, "without --broadcast: it is a broadcast");
     await using tool = cli(...args, "--broadcast");
     await tool.write("all");
     assertEquals((await tool.end()).code, 0);
