@@ -114,6 +114,28 @@ test("TCPServer gets whole messages in order of clients that are killed at any t
   figure(`${total} messages of 3 killed clients, each whole`);
 });
 
+// An end without an error is no proof that somebody meant it.
+test("TCPServerOptions.onDisconnect gets no error of a client that is killed between two messages, whose signal aborts", async () => {
+  const started = new Queue<string>();
+  const stopped = new Queue<string>();
+  await using served = new Served(async (message, _peer, { signal }) => {
+    started.put(message);
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    stopped.put(message);
+  });
+  {
+    await using _child = runClient(
+      served.port,
+      `await client.send("MOVE");
+      for await (const _ of client);`,
+    );
+    assertEquals(await started.next(), "MOVE");
+  }
+  assertEquals(await stopped.next(), "MOVE");
+  const [, error] = await served.disconnected.next();
+  assertEquals(error, undefined);
+});
+
 /** Waits until a peer that does not read has made a client or server stand still. */
 const standsStill = `async (client) => {
   for (let seen = -1, still = 0; still < 50;) {
