@@ -113,7 +113,10 @@ export interface TCPClientOptions {
    * again, whole. One that was is never sent again: the server may miss it, but
    * receives no message twice. A message that was on its way when three connections
    * in a row broke is rejected with {@linkcode ClosedError}, and those behind it go
-   * on. Once the attempts are used up, every call rejects with
+   * on. A message waits however long it takes, also an order whose reply the script
+   * no longer waits for: it runs after the outage, unless the script looks at
+   * {@linkcode TCPClient.connected} first and the message has a deadline that the
+   * server checks. Once the attempts are used up, every call rejects with
    * {@linkcode ClosedError}, whose `cause` is the last error.
    *
    * @default {false}
