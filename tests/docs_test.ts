@@ -103,7 +103,7 @@ Deno.test("docs/: all TypeScript is checked", () => {
   for (const page of PAGES.filter((page) => page.startsWith("docs/"))) {
     for (const { language } of split(read(page)).blocks) {
       assert(
-        ["ts", "sh", "c", "python", "text"].includes(language),
+        ["ts", "sh", "json", "c", "python", "text"].includes(language),
         `${page}: ${language}`,
       );
     }
@@ -181,6 +181,30 @@ class NewUser implements AsyncDisposable {
     await Deno.remove(this.#folder, { recursive: true });
   }
 }
+
+Deno.test("docs/README.md: its deno.json finds all that these pages import, without a registry", async () => {
+  const docs = PAGES.filter((page) => page.startsWith("docs/"));
+  const blocks = docs.flatMap((page) => split(read(page)).blocks);
+  const settings = blocks.find(({ language }) => language === "json");
+  assert(settings);
+  const folder = Deno.makeTempDirSync({ prefix: "daystar-docs-" });
+  const save = (name: string, text: string) => {
+    Deno.writeTextFileSync(`${folder}/${name}`, text);
+    return name;
+  };
+  try {
+    save("deno.json", settings.code.replaceAll("./comm/", ROOT.href));
+    const scripts = blocks.filter(({ language }) => language === "ts")
+      .map(({ code }, at) => save(`pasted${at}.ts`, code));
+    assert(scripts.length > 10);
+    const args = ["check", "--no-remote", "--no-npm", ...scripts];
+    await using check = new Process(Deno.execPath(), args, folder);
+    const { code, stderr } = await check.ended();
+    assertEquals(code, 0, stderr);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
 
 Deno.test("README.md: its server and client run with its commands", async () => {
   await using user = new NewUser();
