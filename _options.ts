@@ -222,10 +222,11 @@ export function refuse(
 
 /** The error for what can't be options; Python takes a timeout as a number of seconds. */
 function refuseOptions(options: unknown, table: Table): Error {
-  if ("timeout" in table && typeof options === "number" && options >= 0) {
+  const timeout = ["timeout", "connectTimeout"].find((name) => name in table);
+  if (timeout && typeof options === "number" && options >= 0) {
     const ms = Math.round(options * 1000);
     return new TypeError(
-      `Cannot use ${options} as options: write { timeout: ${ms} }`,
+      `Cannot use ${options} as options: write { ${timeout}: ${ms} }`,
     );
   }
   const names = list(Object.keys(table));

@@ -512,6 +512,11 @@ Deno.test("options: what stands beside an option is said to each who may mean it
 /** What stands in the place of options, and what the error says. */
 const INSTEAD: [owner: string, value: unknown, message: string][] = [
   ["receive", 5.0, "Cannot use 5 as options: write { timeout: 5000 }"],
+  [
+    "createTcpClient",
+    5.0,
+    "Cannot use 5 as options: write { connectTimeout: 5000 }",
+  ],
   ["receive", 0.29, "Cannot use 0.29 as options: write { timeout: 290 }"],
   [
     "receive",
