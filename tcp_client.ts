@@ -174,12 +174,14 @@ const OPTIONS = {
 /**
  * Connects to a TCP server.
  *
- * @param ip The IP address of the server.
+ * @param ip The IP address of the server, or its host name. An IPv4 address is four
+ * decimal numbers without leading zeros.
  * @param port The communication port of the server, an integer from 70000 to 71000.
  * @param options Limits, TLS, how to keep trying, and what to call when.
  * @returns The connected client.
  * @throws {RangeError} If the port or a limit is outside its range.
- * @throws {TypeError} If there is no such option, or it does not take the value.
+ * @throws {TypeError} If `ip` is no address and no host name, if there is no such
+ * option, or if it does not take the value.
  * @throws {Deno.errors.ConnectionRefused} If nobody listens there. Other errors of
  * the operating system keep Deno's classes too.
  * @throws {Deno.errors.TimedOut} If there is no answer within `connectTimeout`.
