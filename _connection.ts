@@ -501,9 +501,9 @@ export class Connection implements Link, WriterOwner {
 
   // Errors
 
-  /** Why nothing can be sent any more. */
-  sendError(): ClosedError {
-    return closedError("send to", this.peer, this.#end ?? US);
+  /** Why nothing can be sent, or done otherwise for the peer, any more. */
+  sendError(what = "send to"): ClosedError {
+    return closedError(what, this.peer, this.#end ?? US);
   }
 
   receiveError(): ClosedError {

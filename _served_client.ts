@@ -10,6 +10,7 @@ import {
   Connection,
   type ConnectionOptions,
   LINGER_MS,
+  type LinkEvents,
   type Received,
 } from "./_connection.ts";
 import { MessageTooLargeError, type Reports } from "./_errors.ts";
@@ -81,7 +82,7 @@ export interface Host {
 }
 
 /** One client of a server. */
-export class ServedClient {
+export class ServedClient implements LinkEvents {
   readonly address: Address;
   readonly #host: Host;
   readonly #connection: Connection;
@@ -107,11 +108,7 @@ export class ServedClient {
   constructor(conn: Conn, options: ConnectionOptions, host: Host) {
     this.address = options.remoteAddress;
     this.#host = host;
-    this.#connection = new Connection(conn, options, {
-      arrived: () => this.#serve(),
-      gone: (error) => this.#lost(error),
-      over: () => void (this.#busy ?? this.#finish()),
-    });
+    this.#connection = new Connection(conn, options, this);
   }
 
   /** Begins to serve. */
@@ -148,7 +145,7 @@ export class ServedClient {
   // Messages
 
   /** Hands on what has arrived, until something has to be waited for. */
-  #serve(): void {
+  arrived(): void {
     if (this.#busy) return;
     this.#busy = this.#handle();
     if (this.#busy) this.#work(this.#busy);
@@ -240,7 +237,7 @@ export class ServedClient {
    * The connection broke, or the peer has ended its side and gets nothing but the replies
    * that are due. One that broke off wants nothing done any more.
    */
-  #lost(error: Error | undefined): void {
+  gone(error: Error | undefined): void {
     this.#context?.abort();
     if (!this.#connection.broken) {
       this.#host.leaving(this);
@@ -270,6 +267,10 @@ export class ServedClient {
       (broken ? this.#connection.endError() : undefined) ??
         new Deno.errors.TimedOut("it takes nothing of what is pending"),
     );
+  }
+
+  over(): void {
+    if (!this.#busy) this.#finish();
   }
 
   /** No more messages will come, and all are handed on. */
@@ -357,7 +358,7 @@ class Context implements MessageContext {
 
   /** The client is gone. */
   abort(): void {
-    this.#controller?.abort(this.#connection.sendError());
+    this.#controller?.abort(this.#connection.sendError("serve"));
   }
 }
 

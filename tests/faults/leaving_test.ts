@@ -10,6 +10,7 @@ import {
   assertNotStrictEquals,
   assertRejects,
   assertStrictEquals,
+  assertStringIncludes,
 } from "@std/assert";
 import { deadline, delay } from "@std/async";
 import {
@@ -321,7 +322,11 @@ test("MessageContext.signal that is asked for when the client is gone has aborte
   await peer.reset();
   await served.disconnected.next();
   assertEquals(context.signal.aborted, true);
-  assertInstanceOf(context.signal.reason, Error);
+  assertInstanceOf(context.signal.reason, ClosedError);
+  assertStringIncludes(
+    context.signal.reason.message,
+    "Cannot serve 127.0.0.1:",
+  );
   assertStrictEquals(context.signal, context.signal);
 });
 
