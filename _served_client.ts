@@ -91,7 +91,7 @@ export class ServedClient implements LinkEvents {
   #messages: Received = [];
   #next = 0;
   /** What the next message waits for: a callback, or a client that takes its replies. */
-  #busy: Promise<void> | undefined;
+  #busy: Promise<Reply> | undefined;
   /** Whether no more messages are handed on. */
   #ended = false;
   /** Whether the server knows that it is gone. */
@@ -152,10 +152,14 @@ export class ServedClient implements LinkEvents {
   }
 
   /** Goes on while there is something to wait for. */
-  async #work(wait: Promise<void>): Promise<void> {
+  async #work(wait: Promise<Reply>): Promise<void> {
     this.#connection.expect(false);
-    for (let next: Promise<void> | undefined = wait; next;) {
-      await next;
+    for (let next: Promise<Reply> | undefined = wait; next;) {
+      try {
+        this.#reply(await next);
+      } catch (error) {
+        this.#host.reports.thrown("Message callback", error, this.address);
+      }
       // Once for each message: there may always be more to push.
       const room = this.#backpressure();
       if (room) await room;
@@ -166,7 +170,7 @@ export class ServedClient implements LinkEvents {
   }
 
   /** Hands messages on; returns what the next one has to wait for. */
-  #handle(): Promise<void> | undefined {
+  #handle(): Promise<Reply> | undefined {
     for (let message; (message = this.#take()) !== undefined;) {
       const wait = this.#handleOne(message) ?? this.#backpressure();
       if (wait) return wait;
@@ -191,27 +195,19 @@ export class ServedClient implements LinkEvents {
       : undefined;
   }
 
-  #handleOne(message: string | Error): Promise<void> | undefined {
+  #handleOne(message: string | Error): Promise<Reply> | undefined {
     if (typeof message !== "string") return this.#refuse(message);
     const { callback } = this.#host;
     if (!callback) return undefined;
     try {
       this.#context ??= new Context(this.#connection);
       const reply = callback(message, this.address, this.#context);
-      if (isPromise(reply)) return this.#replyLater(reply);
+      if (isPromise(reply)) return Promise.resolve(reply);
       this.#reply(reply);
     } catch (error) {
       this.#host.reports.thrown("Message callback", error, this.address);
     }
     return undefined;
-  }
-
-  async #replyLater(reply: PromiseLike<Reply>): Promise<void> {
-    try {
-      this.#reply(await reply);
-    } catch (error) {
-      this.#host.reports.thrown("Message callback", error, this.address);
-    }
   }
 
   #reply(reply: Reply): void {
@@ -255,7 +251,7 @@ export class ServedClient implements LinkEvents {
     while (await this.#connection.flush(Infinity)) {
       if (!this.#busy || this.#gone) return;
       // A callback is at work; otherwise it is the client that is waited for.
-      if (this.#connection.outbox.bytes === 0) await this.#busy;
+      if (this.#connection.outbox.bytes === 0) await settled(this.#busy);
     }
     this.#giveUp();
   }
@@ -304,7 +300,9 @@ export class ServedClient implements LinkEvents {
   async #close(): Promise<void> {
     const end = performance.now() + LINGER_MS;
     this.#ended = true;
-    if (this.#busy) await within(LINGER_MS - MIN_LINGER_MS, this.#busy);
+    if (this.#busy) {
+      await within(LINGER_MS - MIN_LINGER_MS, settled(this.#busy));
+    }
     const isFlushed = await this.#connection.flush();
     if (!isFlushed) this.#giveUp();
     await this.#connection.close(Math.max(0, end - performance.now()));
@@ -330,6 +328,11 @@ export class ServedClient implements LinkEvents {
   push(frame: Uint8Array<ArrayBuffer>): Batch {
     return this.#connection.push(frame);
   }
+}
+
+/** Settles when a promise has, whatever it has settled with. */
+async function settled(promise: Promise<unknown>): Promise<void> {
+  await promise.catch(() => {});
 }
 
 /** Throws unless a callback has returned what it may. */
