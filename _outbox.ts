@@ -44,7 +44,7 @@ export class Batch extends FrameEncoder {
   readonly #waiters: Waiter[] | undefined;
   /** Or with one for all of them. */
   #written: PromiseWithResolvers<void> | undefined;
-  #watchers: Set<Watcher> | undefined;
+  #watchers: Watcher[] | undefined;
   /** Whether it is with the kernel, or never will be. */
   isSettled = false;
 
@@ -70,12 +70,14 @@ export class Batch extends FrameEncoder {
 
   /** Adds somebody to be told. */
   watch(watcher: Watcher): void {
-    (this.#watchers ??= new Set()).add(watcher);
+    // Mostly there is one, and an array that grows makes room for many.
+    if (this.#watchers) this.#watchers.push(watcher);
+    else this.#watchers = [watcher];
   }
 
   /** Takes out somebody who no longer waits. */
   unwatch(watcher: Watcher): void {
-    this.#watchers?.delete(watcher);
+    this.#watchers = this.#watchers?.filter((one) => one !== watcher);
   }
 
   /** Everything is with the kernel, or with an error nothing more will be. */

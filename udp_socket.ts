@@ -218,7 +218,8 @@ export class UDPSocket
   readonly #inbox: Inbox<Received>;
   /** Senders that {@linkcode wirePort} has no port for, oldest first. */
   readonly #foreign = new Set<string>();
-  #lastSender: [from: Deno.NetAddr | undefined, sender?: Address] = [undefined];
+  #lastFrom: Deno.NetAddr | undefined;
+  #lastSender: Address | undefined;
   readonly #buffer = new Uint8Array(MAX_RECEIVED_BYTES);
   #arrived: (Received | Error)[] | undefined;
   #awaited = false;
@@ -318,15 +319,12 @@ export class UDPSocket
 
   /** Usually the sender of the previous datagram: reuse its Address. */
   #toAddress(from: Deno.NetAddr): Address {
-    const [last, sender] = this.#lastSender;
-    if (
-      last?.port === from.port && last.hostname === from.hostname && sender
-    ) {
-      return sender;
+    const last = this.#lastFrom;
+    if (last?.port !== from.port || last.hostname !== from.hostname) {
+      this.#lastFrom = from;
+      this.#lastSender = undefined;
     }
-    const address = toAddress(from, this.#portOffset);
-    this.#lastSender = [from, address];
-    return address;
+    return this.#lastSender ??= toAddress(from, this.#portOffset);
   }
 
   #format(address: Address): string {
