@@ -17,16 +17,31 @@ export interface Side {
 }
 
 /** All rounds of one side. */
-export interface Figures {
-  values: number[];
-  extras: Map<string, number[]>;
+export class Figures {
+  readonly values: number[] = [];
+  readonly extras = new Map<string, number[]>();
+
+  add({ value, extras = {} }: Pick<Sample, "value" | "extras">): void {
+    this.values.push(value);
+    for (const [name, extra] of Object.entries(extras)) {
+      if (!Number.isFinite(extra)) continue;
+      this.extras.set(name, [...this.extras.get(name) ?? [], extra]);
+    }
+  }
+
+  get median(): number {
+    return statOf(this.values).median;
+  }
+
+  /** The median of an extra figure. */
+  extra(name: string): number {
+    return statOf(this.extras.get(name) ?? []).median;
+  }
 }
 
 /** All sides of one comparison. */
 export interface Row {
   label: string;
-  /** Bytes of one message, where that is what makes the rows. */
-  size?: number;
   sides: Map<string, Figures>;
 }
 
@@ -48,33 +63,28 @@ export interface Counts {
 
 /** Measures the sides in turn, round after round, in changing order. */
 export async function compare(
-  row: { label: string; size?: number },
+  label: string,
   sides: readonly Side[],
   effort: Effort,
   counts: Counts,
 ): Promise<Row> {
   const plan: { side: Side; count: number; figures: Figures }[] = [];
   for (const side of sides) {
-    effort.progress(`${row.label}: warming up ${side.name}`);
+    effort.progress(`${label}: warming up ${side.name}`);
     const count = await warmUp(side, effort, counts);
-    plan.push({ side, count, figures: { values: [], extras: new Map() } });
+    plan.push({ side, count, figures: new Figures() });
   }
   for (let round = 0; round < effort.rounds; round++) {
-    effort.progress(`${row.label}: round ${round + 1} of ${effort.rounds}`);
+    effort.progress(`${label}: round ${round + 1} of ${effort.rounds}`);
     const start = round % plan.length;
     const order = [...plan.slice(start), ...plan.slice(0, start)];
     if (round % 2 === 1) order.reverse();
     for (const { side, count, figures } of order) {
-      const { value, extras = {} } = await side.measure(count);
-      figures.values.push(value);
-      for (const [name, extra] of Object.entries(extras)) {
-        const all = figures.extras.get(name) ?? [];
-        figures.extras.set(name, [...all, extra]);
-      }
+      figures.add(await side.measure(count));
     }
   }
   return {
-    ...row,
+    label,
     sides: new Map(plan.map(({ side, figures }) => [side.name, figures])),
   };
 }
@@ -131,53 +141,19 @@ export function ratio(
   return a && b && statOf(a.map((value, i) => value / (b[i] ?? NaN)));
 }
 
-/** The median of a side. */
-export function median(row: Row | undefined, side: string): number {
-  return statOf(row?.sides.get(side)?.values ?? []).median;
-}
-
-/** A figure of the issue's table, and what came out. */
+/** A line of the table of targets, and what came out. */
 export interface Outcome {
   what: string;
-  target: string;
-  /** Undefined where the other side is not to be had here. */
+  /** Undefined where a figure has no target. */
+  least?: number;
+  most?: number;
+  /** Undefined where it was not measured. */
   figure: Stat | undefined;
-  met: boolean | undefined;
 }
 
-export function atLeast(
-  what: string,
-  least: number,
-  figure: Stat | undefined,
-): Outcome {
-  return {
-    what,
-    target: `at least ${least}`,
-    figure,
-    met: figure && figure.median >= least,
-  };
-}
-
-export function atMost(
-  what: string,
-  most: number,
-  figure: Stat | undefined,
-): Outcome {
-  return {
-    what,
-    target: `at most ${most}`,
-    figure,
-    met: figure && figure.median <= most,
-  };
-}
-
-/** That values differ by no more than a factor: the largest against the smallest. */
-export function flat(
-  what: string,
-  most: number,
-  values: readonly number[],
-): Outcome {
-  const factor = Math.max(...values) / Math.min(...values);
-  const figure = { median: factor, low: factor, high: factor };
-  return atMost(what, most, Number.isFinite(factor) ? figure : undefined);
+/** Undefined where there is nothing to say. */
+export function isMet({ least, most, figure }: Outcome): boolean | undefined {
+  if (!figure || least === undefined && most === undefined) return undefined;
+  return figure.median >= (least ?? -Infinity) &&
+    figure.median <= (most ?? Infinity);
 }

@@ -1,34 +1,22 @@
 // Why: sides run in processes of their own, which must be told what to do, be
-// given up when they hang, and end with the bench.
+// given up when they hang, and end with the bench. What they cost is asked of
+// the operating system.
 
 import { ROOT } from "../tools/_deno.ts";
-import type { Tools } from "./_tools.ts";
-import type { Job, Result } from "./sides/_jobs.ts";
 
-/** How long a job may take, in milliseconds; only a failure takes so long. */
-const PATIENCE = 60_000;
+/** How long an answer may take; only a failure takes so long. */
+const PATIENCE_MS = 40_000;
 
-/** The programs of `bench/sides/`. */
-export type Kind =
-  | "load"
-  | "daystar"
-  | "bare"
-  | "streams"
-  | "websocket"
-  | "framing"
-  | "node"
-  | "python";
-
-/** One process that does jobs. */
+/** One process that answers lines with lines. */
 export class Program implements AsyncDisposable {
-  readonly #kind: Kind;
+  readonly #name: string;
   readonly #child: Deno.ChildProcess;
   readonly #stdin: WritableStreamDefaultWriter<Uint8Array<ArrayBuffer>>;
-  readonly #answers: ReadableStreamDefaultReader<string>;
+  readonly #stdout: ReadableStreamDefaultReader<string>;
   #rest = "";
 
-  constructor(kind: Kind, [command = "", ...args]: string[]) {
-    this.#kind = kind;
+  constructor([command = "", ...args]: string[]) {
+    this.#name = `${command.split("/").at(-1)} ${args.slice(-4).join(" ")}`;
     this.#child = new Deno.Command(command, {
       args,
       cwd: ROOT,
@@ -38,46 +26,68 @@ export class Program implements AsyncDisposable {
       stderr: "inherit",
     }).spawn();
     this.#stdin = this.#child.stdin.getWriter();
-    this.#answers = this.#child.stdout.pipeThrough(new TextDecoderStream())
+    this.#stdout = this.#child.stdout.pipeThrough(new TextDecoderStream())
       .getReader();
   }
 
-  /** Has a job done. */
-  async do(name: string, job: Partial<Job> = {}): Promise<Result> {
-    const line = JSON.stringify([name, job]) + "\n";
-    const answer = this.#stdin.write(new TextEncoder().encode(line)).then(() =>
-      this.#answer()
-    );
-    let timer;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        reject(
-          new Error(
-            `${this.#kind} did not finish "${name}" within ${PATIENCE} ms`,
-          ),
-        );
-      }, PATIENCE);
-    });
+  /** Sends a line and returns the line that answers it. */
+  async ask(line: string): Promise<string> {
+    await this.#stdin.write(new TextEncoder().encode(line + "\n"));
+    return await this.line();
+  }
+
+  /** The next line that it prints. */
+  async line(): Promise<string> {
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => {
+      reject(new Error(`${this.#name} said nothing for ${PATIENCE_MS} ms`));
+    }, PATIENCE_MS);
     try {
-      return await Promise.race([answer, late]);
+      return await Promise.race([this.#line(), late]);
     } finally {
       clearTimeout(timer);
     }
   }
 
-  async #answer(): Promise<Result> {
+  async #line(): Promise<string> {
     let end: number;
     while ((end = this.#rest.indexOf("\n")) < 0) {
-      const { value, done } = await this.#answers.read();
+      const { value, done } = await this.#stdout.read();
       if (done) {
         const { code } = await this.#child.status;
-        throw new Error(`${this.#kind} ended with ${code}`);
+        throw new Error(`${this.#name} ended with ${code}`);
       }
       this.#rest += value;
     }
     const line = this.#rest.slice(0, end);
     this.#rest = this.#rest.slice(end + 1);
-    return JSON.parse(line) as Result;
+    return line;
+  }
+
+  /** Seconds of CPU time so far, user and system, of all its threads; NaN where unknown. */
+  cpuSeconds(): number {
+    try {
+      const tasks = `/proc/${this.#child.pid}/task`;
+      const threads = Array.from(Deno.readDirSync(tasks), ({ name }) => name);
+      const nanoseconds = threads.map((thread) =>
+        Number(
+          Deno.readTextFileSync(`${tasks}/${thread}/schedstat`).split(" ")[0],
+        )
+      );
+      return nanoseconds.reduce((a, b) => a + b, 0) / 1e9;
+    } catch {
+      return NaN; // not Linux, or a thread ended in between
+    }
+  }
+
+  /** Resident memory in bytes; NaN where unknown. */
+  residentBytes(): number {
+    try {
+      const text = Deno.readTextFileSync(`/proc/${this.#child.pid}/status`);
+      return 1024 * Number(text.match(/^VmRSS:\s+(\d+) kB/m)?.[1] ?? NaN);
+    } catch {
+      return NaN;
+    }
   }
 
   /** Lets it end by itself, for a while. */
@@ -86,28 +96,6 @@ export class Program implements AsyncDisposable {
     const timer = setTimeout(() => this.#child.kill("SIGKILL"), 2_000);
     await this.#child.status;
     clearTimeout(timer);
-    await this.#answers.cancel().catch(() => {}); // a job that failed may still read
-  }
-}
-
-/** The programs of one comparison, which end together. */
-export class Programs implements AsyncDisposable {
-  readonly #tools: Tools;
-  readonly #all: Program[] = [];
-
-  constructor(tools: Tools) {
-    this.#tools = tools;
-  }
-
-  start(kind: Kind): Program {
-    const program = new Program(kind, this.#tools.command(kind));
-    this.#all.push(program);
-    return program;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(
-      this.#all.map((program) => program[Symbol.asyncDispose]()),
-    );
+    await this.#stdout.cancel().catch(() => {}); // a failed ask may still read
   }
 }

@@ -1,98 +1,143 @@
 // Why: figures are for people: short on the terminal, whole in RESULTS.md.
 
-import { firstLine, type Tools } from "./_tools.ts";
-import {
-  type Outcome,
-  ratio,
-  type Row,
-  type Stat,
-  statOf,
-} from "./_measure.ts";
-import { digits, type Section } from "./_scenario.ts";
+import { isMet, type Outcome, ratio, type Row, type Stat } from "./_measure.ts";
+import { BARE, CPU, digits, MEDIAN, OURS, P99, type Section } from "./_rows.ts";
+import { showRate } from "./_rows.ts";
+import { outputOf, type Tools } from "./_tools.ts";
 
 /** What a section found, as Markdown. */
 export function sectionOf(section: Section): string {
-  const { title, about, unit, show, rows, ours, notes } = section;
-  const parts = [`## ${title}`, about, `Medians, in ${unit}:`];
-  parts.push(table(rows, sidesOf(rows), (row, side) => {
-    const figures = row.sides.get(side);
-    return figures && show(statOf(figures.values).median);
-  }));
-  const extras = extrasOf(rows);
-  if (extras) parts.push(extras);
-  for (const one of ours) {
-    const some = rows.filter(({ sides }) => sides.has(one));
-    const others = sidesOf(some).filter((side) => !ours.includes(side));
-    if (others.length === 0) continue;
-    const what = section.less ? "times as much as" : "times as fast as";
-    parts.push(`${one} is so many ${what}:`);
-    parts.push(table(some, others, (row, side) => {
-      const stat = ratio(row, one, side);
-      return stat && showStat(stat);
-    }));
+  const { title, about, unit, show, rows, compares } = section;
+  const sides = [...new Set(rows.flatMap(({ sides }) => [...sides.keys()]))];
+  const parts = [
+    `## ${title}`,
+    about,
+    `Medians, in ${unit}:`,
+    table(rows, sides, ({ sides }, side) => {
+      const figures = sides.get(side);
+      if (!figures) return undefined;
+      const cpu = figures.extra(CPU);
+      const beside = Number.isFinite(cpu) ? ` (${digits(cpu)})` : "";
+      return show(figures.median) + beside;
+    }),
+  ];
+  const slow = latencies(rows, sides);
+  if (slow) {
+    parts.push("Median latency, and of the slowest hundredth, in µs:", slow);
   }
-  parts.push(...notes);
+  if (compares) {
+    parts.push(
+      `${OURS} is so many times as fast as (in brackets: the middle half of the rounds):`,
+      table(rows, sides.filter((side) => side !== OURS), (row, side) => {
+        const stat = ratio(row, OURS, side);
+        return stat && showStat(stat);
+      }),
+    );
+  }
   return parts.join("\n\n");
 }
 
-function sidesOf(rows: readonly Row[]): string[] {
-  return [...new Set(rows.flatMap(({ sides }) => [...sides.keys()]))];
+/** The latencies of the rows that have them. */
+function latencies(
+  rows: readonly Row[],
+  sides: readonly string[],
+): string | undefined {
+  const timed = rows.filter(({ sides }) =>
+    [...sides.values()].some(({ extras }) => extras.has(MEDIAN))
+  );
+  if (timed.length === 0) return undefined;
+  return table(timed, sides, (row, side) => {
+    const figures = row.sides.get(side);
+    return figures &&
+      `${digits(figures.extra(MEDIAN))}, ${digits(figures.extra(P99))}`;
+  });
 }
 
-/** Turned on its side where the sides are many: they are what has long names. */
 function table(
   rows: readonly Row[],
   sides: readonly string[],
   cell: (row: Row, side: string) => string | undefined,
 ): string {
   const head = ["", ...rows.map(({ label }) => label)];
-  const lines = sides.map((
+  const lines = sides.map((side) => [
     side,
-  ) => [side, ...rows.map((row) => cell(row, side) ?? "–")]);
+    ...rows.map((row) => cell(row, side) ?? "–"),
+  ]);
   return markdown([head, ...lines]);
 }
 
 function markdown([head = [], ...lines]: string[][]): string {
   const rule = head.map((_, i) => i === 0 ? "---" : "--:");
-  return [head, rule, ...lines].map((line) => `| ${line.join(" | ")} |`).join(
-    "\n",
-  );
-}
-
-function extrasOf(rows: readonly Row[]): string | undefined {
-  const lines: string[][] = [];
-  for (const row of rows) {
-    for (const [side, { extras }] of row.sides) {
-      const values = [...extras.values()].map((all) =>
-        digits(statOf(all).median)
-      );
-      if (values.length > 0) lines.push([`${row.label}, ${side}`, ...values]);
-    }
-  }
-  const names = rows.flatMap(({ sides }) =>
-    [...sides.values()].flatMap(({ extras }) => [...extras.keys()])
-  );
-  return lines.length > 0
-    ? markdown([["", ...new Set(names)], ...lines])
-    : undefined;
+  return [head, rule, ...lines].map((line) => `| ${line.join(" | ")} |`)
+    .join("\n");
 }
 
 /** The median and the middle half. */
 function showStat({ median, low, high }: Stat): string {
-  return `${digits(median)} (${digits(low)}–${digits(high)})`;
+  return low === high
+    ? digits(median)
+    : `${digits(median)} (${digits(low)}–${digits(high)})`;
 }
 
 /** What was to be reached and what was. */
 export function outcomesOf(outcomes: readonly Outcome[]): string {
   return markdown([
     ["", "target", "measured", "met"],
-    ...outcomes.map(({ what, target, figure, met }) => [
-      what,
-      target,
-      figure ? showStat(figure) : "not measured here",
-      met === undefined ? "–" : met ? "yes" : "**no**",
-    ]),
+    ...outcomes.map((outcome) => {
+      const { what, least, most, figure } = outcome;
+      const met = isMet(outcome);
+      return [
+        what,
+        least !== undefined
+          ? `≥ ${least}`
+          : most !== undefined
+          ? `≤ ${most}`
+          : "–",
+        figure ? showStat(figure) : "not measured",
+        met === undefined ? "–" : met ? "yes" : "**no**",
+      ];
+    }),
   ]);
+}
+
+/** For a reader who only wants to know whether this is fast enough, and against what. */
+export function summary(sections: ReadonlyMap<string, Section>): string {
+  const row = (section: string, label: string) =>
+    sections.get(section)?.rows.find((row) => row.label === label);
+  /** This module's figure, and that of the others in brackets. */
+  const beside = (
+    row: Row | undefined,
+    show: (figures: NonNullable<ReturnType<Row["sides"]["get"]>>) => string,
+  ) => {
+    const others = [BARE, "Node", "Bun", "Go", "C, epoll", "Python peer"]
+      .flatMap((name) => {
+        const figures = row?.sides.get(name);
+        return figures ? [`${name} ${show(figures)}`] : [];
+      });
+    const ours = row?.sides.get(OURS);
+    return `**${ours ? show(ours) : "–"}** (${others.join("; ")})`;
+  };
+  const one = row("echo", "1 × 1");
+  const hundred = row("echo", "100 × 1");
+  const many = row("echo", "1 × 1000");
+  const short = row("receive", "64 B");
+  /** Of one core, for so many messages a second. */
+  const share = (count: number) => (figures: { extra(name: string): number }) =>
+    `${digits(figures.extra(CPU) * count / 1e4)} %`;
+  return [
+    "**Is this fast enough for me?** A server answers a message of 64 B in " +
+    `${
+      beside(one, (figures) => `${digits(figures.extra(MEDIAN))} µs`)
+    }, there and back. ` +
+    "50 robots that each ask 100 times a second and wait for the answer cost it " +
+    `${beside(hundred, share(5000))} of one core.`,
+    "One connection that does not wait gets " +
+    `${
+      beside(many, (figures) => showRate(figures.median))
+    } answers a second. ` +
+    "Messages that nobody answers come at " +
+    `${beside(short, (figures) => showRate(figures.median))} a second.`,
+  ].join("\n");
 }
 
 /** Which processor, or at least which kind. */
@@ -104,12 +149,12 @@ async function processor(): Promise<string> {
 
 /** The whole of RESULTS.md. */
 export async function results(
-  sections: readonly Section[],
+  sections: ReadonlyMap<string, Section>,
   tools: Tools,
   charts: readonly { title: string; file: string }[],
   findings: string,
 ): Promise<string> {
-  const commit = await firstLine("git", "rev-parse", "--short", "HEAD");
+  const commit = await outputOf("git", ["rev-parse", "--short", "HEAD"]);
   const facts = [
     new Date().toISOString().slice(0, 10) +
     (commit ? `, commit ${commit}` : ""),
@@ -117,16 +162,19 @@ export async function results(
     tools.versions.join("; "),
     ...tools.missing.map((what) => `left out: ${what}`),
   ];
+  const all = [...sections.values()];
   return [
     "# How fast it is",
-    "Written by `deno task bench`. All is on loopback. The sides of a comparison run alternately in " +
-    "one run, several rounds; a ratio is the median over the rounds, in brackets the middle " +
-    "half of them. Every message is counted and checked. More is better unless said.",
+    outcomesOf(all.flatMap(({ outcomes }) => outcomes)),
+    summary(sections),
+    "Written by `deno task bench`. All is on loopback. The sides of a comparison run " +
+    "alternately in one run, several rounds; a ratio is the median over the rounds, in brackets " +
+    "the middle half of them. One load generator faces all sides, holds the only clock, and " +
+    "checks each message. CPU time is user and system time of the side's process, from the " +
+    "operating system. More is better unless said.",
     facts.map((fact) => `- ${fact}`).join("\n"),
-    "## Targets",
-    outcomesOf(sections.flatMap(({ outcomes }) => outcomes)),
     ...charts.map(({ title, file }) => `![${title}](charts/${file})`),
-    ...sections.map(sectionOf),
+    ...all.map(sectionOf),
     ...(findings ? [findings] : []),
   ].join("\n\n") + "\n";
 }

@@ -1,94 +1,94 @@
-// Why: not every machine has Node, Python, JSR or npm: what is missing is left
-// out of the comparisons and said, and nothing is installed into the repository.
+// Why: not every machine has each language: what is missing is left out of the
+// comparisons and said. Nothing is installed outside the run's own folder.
 
 import { deno } from "../tools/_deno.ts";
-import { stdFlags } from "../tools/_std.ts";
-import type { Kind } from "./_programs.ts";
 
-const SPLIT2 = "4.2.0";
+const BUN = "1.4.5";
+
+export type Kind =
+  | "load"
+  | "daystar"
+  | "bare"
+  | "node"
+  | "bun"
+  | "go"
+  | "c"
+  | "python";
 
 /** What this machine has to compare with. */
-export interface Tools {
-  /** The command line of a side. */
-  command(kind: Kind): string[];
-  has(kind: Kind): boolean;
-  /** What the sides of `streams` are called: the real ones or their stand-ins. */
-  streams: { bytes: string; text: string; lines: string };
+export class Tools {
+  readonly commands = new Map<Kind, string[]>();
   /** What is left out and why. */
-  missing: string[];
-  versions: string[];
+  readonly missing: string[] = [];
+  readonly versions: string[] = [];
 }
 
-function path(file: string): string {
+function side(file: string): string {
   return `bench/sides/${file}`;
 }
 
-/** The first line that a command prints, or null where there is none. */
-export async function firstLine(
+/** What a command prints, or null where it fails or there is none. */
+export async function outputOf(
   command: string,
-  ...args: string[]
+  args: string[],
+  options: Deno.CommandOptions = {},
 ): Promise<string | null> {
   try {
     const { success, stdout } = await new Deno.Command(command, {
       args,
       stdin: "null",
       stderr: "null",
-      signal: AbortSignal.timeout(10_000),
+      signal: AbortSignal.timeout(60_000),
+      ...options,
     }).output();
-    return success
-      ? new TextDecoder().decode(stdout).trim().split("\n")[0] ?? null
-      : null;
+    return success ? new TextDecoder().decode(stdout).trim() : null;
   } catch {
     return null;
   }
 }
 
-/** Installs split2 into a folder, from npm or Deno's cache of it. */
-async function installSplit2(folder: string): Promise<boolean> {
-  const dependencies = { split2: SPLIT2 };
-  await Deno.writeTextFile(
-    `${folder}/package.json`,
-    JSON.stringify({ dependencies }),
-  );
-  const { success } = await new Deno.Command(Deno.execPath(), {
-    args: ["install", "--quiet"],
-    cwd: folder,
-    env: { DENO_NO_UPDATE_CHECK: "1" },
-    stdin: "null",
-    stdout: "null",
-    stderr: "null",
-    signal: AbortSignal.timeout(30_000),
-  }).output();
-  return success;
+/** Bun's program: the one on PATH, or the one from npm. */
+async function findBun(folder: string, fetch: boolean): Promise<string | null> {
+  if (await outputOf("bun", ["--version"])) return "bun";
+  if (!fetch || Deno.build.os !== "linux" || Deno.build.arch !== "x86_64") {
+    return null;
+  }
+  const dependencies = { "@oven/bun-linux-x64": BUN };
+  const json = JSON.stringify({ dependencies });
+  await Deno.writeTextFile(`${folder}/package.json`, json);
+  await outputOf(Deno.execPath(), ["install", "--quiet"], { cwd: folder });
+  const path = `${folder}/node_modules/@oven/bun-linux-x64/bin/bun`;
+  return await outputOf(path, ["--version"]) && path;
 }
 
-/** Looks what there is. `folder` is for what has to be installed. */
-export async function findTools(folder: string): Promise<Tools> {
-  const flags = await stdFlags();
-  const standIns = flags.length > 0;
-  const missing: string[] = [];
-  const versions = [`Deno ${Deno.version.deno} (V8 ${Deno.version.v8})`];
+/** Compiles a program, and says how it is called. */
+async function compile(
+  compiler: string,
+  args: string[],
+  folder: string,
+  file: string,
+): Promise<string | null> {
+  const target = `${folder}/${file.replace(".", "-")}`;
+  const env = { GO111MODULE: "off" };
+  const done = await outputOf(
+    compiler,
+    [...args, "-o", target, new URL(`sides/${file}`, import.meta.url).pathname],
+    { env },
+  );
+  return done === null ? null : target;
+}
 
-  const node = await firstLine("node", "--version");
-  const hasNode = node !== null && await installSplit2(folder);
-  if (hasNode) versions.push(`Node ${node}, split2 ${SPLIT2}`);
-  else {missing.push(
-      `Node with split2: ${
-        node === null ? "no \`node\`" : "split2 cannot be installed"
-      }`,
-    );}
-
-  const python = await firstLine("python3", "--version");
-  if (python) versions.push(python);
-  else missing.push("the Python peer: no `python3`");
-
-  if (standIns) {
-    missing.push(
-      "@std/streams, since JSR does not answer. In its place are stand-ins: a plain " +
-        "TransformStream that enqueues the bytes, or the text, of each frame",
-    );
-  } else versions.push("@std/streams from JSR");
-
+/** Looks what there is. `folder` is for what is made; `fetch` permits npm. */
+export async function findTools(
+  folder: string,
+  fetch: boolean,
+): Promise<Tools> {
+  const tools = new Tools();
+  const add = (kind: Kind, command: string[], version: string | null) => {
+    tools.commands.set(kind, command);
+    const [line] = (version ?? "").split("\n");
+    if (line && !tools.versions.includes(line)) tools.versions.push(line);
+  };
   const run = [
     Deno.execPath(),
     "run",
@@ -98,50 +98,43 @@ export async function findTools(folder: string): Promise<Tools> {
     "--allow-read",
     "--v8-flags=--expose-gc",
   ];
-  const commands: Record<Kind, string[]> = {
-    load: [...run, path("load.ts")],
-    daystar: [...run, path("daystar.ts")],
-    bare: [...run, path("bare.ts")],
-    streams: standIns
-      ? [...run, path("streams.ts"), "--stand-ins"]
-      : [...run, "--allow-import", path("streams.ts")],
-    websocket: [...run, path("websocket.ts")],
-    framing: [...run, path("framing.ts")],
-    node: ["node", "--expose-gc", path("node.mjs"), folder],
-    python: ["python3", path("python.py")],
-  };
-  return {
-    command: (kind) => commands[kind],
-    has: (kind) =>
-      kind === "node" ? hasNode : kind === "python" ? python !== null : true,
-    streams: standIns
-      ? {
-        bytes: "DelimiterStream stand-in, TextDecoderStream",
-        text: "TextDelimiterStream stand-in",
-        lines: "TextLineStream stand-in",
-      }
-      : {
-        bytes: "DelimiterStream, TextDecoderStream",
-        text: "TextDelimiterStream",
-        lines: "TextLineStream",
-      },
-    missing,
-    versions,
-  };
+  const version = `Deno ${Deno.version.deno} (V8 ${Deno.version.v8})`;
+  add("daystar", [...run, side("daystar.ts")], version);
+  add("bare", [...run, side("bare.ts")], version);
+  await cacheSides();
+
+  const [load, epoll, go, bun, node, python] = await Promise.all([
+    compile("cc", ["-O2"], folder, "load.c"),
+    compile("cc", ["-O2"], folder, "epoll.c"),
+    compile("go", ["build"], folder, "server.go"),
+    findBun(folder, fetch),
+    outputOf("node", ["--version"]),
+    outputOf("python3", ["--version"]),
+  ]);
+  if (load) add("load", [load], await outputOf("cc", ["--version"]));
+  else {
+    add("load", [...run, side("load.ts")], version);
+    tools.missing.push("the load generator in C: no `cc`, so it is Deno's");
+  }
+  if (epoll) add("c", [epoll], null);
+  else tools.missing.push("C: no `cc`");
+  if (go) add("go", [go], await outputOf("go", ["version"]));
+  else tools.missing.push("Go: no `go`");
+  if (bun) {
+    const version = await outputOf(bun, ["--version"]);
+    add("bun", [bun, side("bun.mjs")], `Bun ${version}`);
+  } else tools.missing.push("Bun: no `bun`");
+  if (node) add("node", ["node", side("node.mjs")], `Node ${node}`);
+  else tools.missing.push("Node: no `node`");
+  if (python) add("python", ["python3", side("python.py")], python);
+  else tools.missing.push("the Python peer: no `python3`");
+  return tools;
 }
 
 /** Compiles what runs, so that the first measurement does not wait for it. */
-export async function prepare(): Promise<void> {
-  const kinds: Kind[] = [
-    "load",
-    "daystar",
-    "bare",
-    "streams",
-    "websocket",
-    "framing",
-  ];
-  const files = [...kinds, "start_up", "start_up_empty"]
-    .map((name) => path(`${name}.ts`));
+async function cacheSides(): Promise<void> {
+  const files = ["load", "daystar", "bare", "start_up", "start_up_empty"]
+    .map((name) => side(`${name}.ts`));
   const { success } = await deno(["cache", "--quiet", ...files]).output();
   if (!success) throw new Error("The sides do not compile");
 }

@@ -1,7 +1,7 @@
 // Why: all sides send and check the same messages, which are made once, by the
 // bench, in a file. Checking must cost little beside receiving.
 
-/** What ends a message in the file and on the wire. */
+/** Ends a message in the file and on the wire. */
 export const END = "\x03";
 
 export type Alphabet = "ASCII" | "Chinese";
@@ -19,7 +19,7 @@ const DIFFERENT_BYTES = 262_144;
 export function makeMessages(size: number, alphabet: Alphabet): string[] {
   const width = alphabet === "ASCII" ? 1 : 3;
   const filling = FILLING[alphabet];
-  const first = alphabet === "ASCII" ? 0x21 : 0x4e00;
+  const first = alphabet === "ASCII" ? 0x41 : 0x4e00;
   const units = Math.floor(size / width);
   const body = filling.repeat(Math.ceil(units / filling.length) + 1);
   const count = Math.max(
@@ -27,8 +27,8 @@ export function makeMessages(size: number, alphabet: Alphabet): string[] {
     Math.min(4096, Math.round(DIFFERENT_BYTES / (size + 1))),
   );
   return Array.from({ length: count }, (_, i) => {
-    const head = String.fromCharCode(first + i % 89);
-    const tail = String.fromCharCode(first + i % 83);
+    const head = String.fromCharCode(first + i % 57);
+    const tail = String.fromCharCode(first + i % 53);
     const start = i % filling.length;
     // ASCII fills up what whole Chinese characters leave.
     return head + body.slice(start, start + units - 2) +
@@ -41,15 +41,59 @@ export function readMessages(file: string): string[] {
   return Deno.readTextFileSync(file).split(END).slice(0, -1);
 }
 
+/** What a message adds to a checksum, by its length and its ends. */
+function valueOf({ length }: ArrayLike<unknown>, first = 0, last = 0): number {
+  return length + first + 7 * last;
+}
+
 /** Counts messages and sums up what they are and their order. */
 export class Tally {
   count = 0;
   sum = 0;
 
   add(message: string): void {
+    const last = message.charCodeAt(message.length - 1);
+    const value = valueOf(message, message.charCodeAt(0), last);
+    this.sum = (Math.imul(this.sum, 31) + value) | 0;
     this.count++;
-    const ends = message.charCodeAt(0) +
-      7 * message.charCodeAt(message.length - 1);
-    this.sum = (Math.imul(this.sum, 31) + message.length + ends) | 0;
+  }
+
+  /** What a side answers to ASK. Starts anew. */
+  report(): string {
+    const text = `${this.count} ${this.sum >>> 0}`;
+    this.count = this.sum = 0;
+    return text;
   }
 }
+
+/** What sides may report that received so many messages: counting only, as text, as bytes. */
+export function reportsOf(messages: string[], count: number): string[] {
+  const texts = messages.map((message) =>
+    valueOf(
+      message,
+      message.charCodeAt(0),
+      message.charCodeAt(message.length - 1),
+    )
+  );
+  const binary = messages.map((message) => {
+    const bytes = new TextEncoder().encode(message);
+    return valueOf(bytes, bytes[0], bytes.at(-1));
+  });
+  const sums = [texts, binary].map((values) => checksum(values, count));
+  return [`${count}`, ...sums.map((sum) => `${count} ${sum}`)];
+}
+
+/** The checksum of so many messages, of which there are fewer different ones. */
+function checksum(values: number[], count: number): number {
+  const add = (sum: number, value: number) => (Math.imul(sum, 31) + value) | 0;
+  const whole = values.reduce(add, 0);
+  const factor = values.reduce((factor) => Math.imul(factor, 31), 1);
+  let sum = 0;
+  for (let left = count; left >= values.length; left -= values.length) {
+    sum = (Math.imul(sum, factor) + whole) | 0;
+  }
+  return values.slice(0, count % values.length).reduce(add, sum) >>> 0;
+}
+
+/** Asks a side that counts for its report. */
+export const ASK = "?";
