@@ -82,9 +82,9 @@ function showStat({ median, low, high }: Stat): string {
 /** What was to be reached and what was. */
 export function outcomesOf(outcomes: readonly Outcome[]): string {
   return markdown([
-    ["", "target", "measured", "met"],
+    ["", "target", "measured", "met", "by CPU time"],
     ...outcomes.map((outcome) => {
-      const { what, least, most, figure } = outcome;
+      const { what, least, most, figure, byCpu } = outcome;
       const met = isMet(outcome);
       return [
         what,
@@ -95,6 +95,7 @@ export function outcomesOf(outcomes: readonly Outcome[]): string {
           : "–",
         figure ? showStat(figure) : "not measured",
         met === undefined ? "–" : met ? "yes" : "**no**",
+        byCpu ? showStat(byCpu) : "–",
       ];
     }),
   ]);
@@ -167,7 +168,8 @@ export async function results(
     "# How fast it is",
     outcomesOf(all.flatMap(({ outcomes }) => outcomes)),
     summary(sections),
-    "Written by `deno task bench`. All is on loopback. The sides of a comparison run " +
+    "Written by `deno task bench`. All is on loopback, and a side and the load generator share one " +
+    "core, so that a rate tells what both cost and not where the scheduler put them. The sides of a comparison run " +
     "alternately in one run, several rounds; a ratio is the median over the rounds, in brackets " +
     "the middle half of them. One load generator faces all sides, holds the only clock, and " +
     "checks each message. CPU time is user and system time of the side's process, from the " +

@@ -134,12 +134,14 @@ function howOf(mode: string): How {
 /** A side and the load generator that faces it. */
 export class Pair implements AsyncDisposable {
   readonly #stack = new AsyncDisposableStack();
+  readonly #tools: Tools;
   readonly #load: Program;
   readonly #wire: number;
   readonly #file: MessageFile;
   #side: Program | undefined;
 
   private constructor(tools: Tools, file: MessageFile) {
+    this.#tools = tools;
     this.#file = file;
     this.#wire = this.#stack.use(freePort()).wire;
     // It ends last: a side whose peer goes first would complain.
@@ -147,7 +149,8 @@ export class Pair implements AsyncDisposable {
   }
 
   #start(command: string[] = [], ...args: string[]): Program {
-    return this.#stack.use(new Program([...command, ...args]));
+    const all = [...this.#tools.pin, ...command, ...args];
+    return this.#stack.use(new Program(all));
   }
 
   /** Starts both, and opens the connections; a side that dials needs a listener first. */

@@ -18,6 +18,8 @@ export type Kind =
 /** What this machine has to compare with. */
 export class Tools {
   readonly commands = new Map<Kind, string[]>();
+  /** Goes before a command so that it runs on one core; empty where that cannot be had. */
+  pin: string[] = [];
   /** What is left out and why. */
   readonly missing: string[] = [];
   readonly versions: string[] = [];
@@ -89,6 +91,10 @@ export async function findTools(
     const [line] = (version ?? "").split("\n");
     if (line && !tools.versions.includes(line)) tools.versions.push(line);
   };
+  const pin = ["taskset", "-c", `${navigator.hardwareConcurrency - 1}`];
+  if (await outputOf("taskset", [...pin.slice(1), "true"]) !== null) {
+    tools.pin = pin;
+  } else tools.missing.push("one core for all: no `taskset`");
   const run = [
     Deno.execPath(),
     "run",

@@ -5,6 +5,7 @@ import { ASK, END, readMessages, Tally } from "./_messages.ts";
 import { FILE, HOST, MODE, serve, WIRE } from "./_side.ts";
 
 const ROOM_BYTES = 65_536;
+const END_BYTE = END.charCodeAt(0);
 
 const encoder = new TextEncoder();
 const messages = readMessages(FILE);
@@ -22,20 +23,27 @@ async function write(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Gives the whole messages of each read: an array, split and nothing else. */
+/** Gives the whole messages of each read: decoded at once, split, and nothing else. */
 async function reads(
   conn: Deno.Conn,
   use: (messages: string[]) => Promise<unknown> | undefined,
 ): Promise<void> {
   const decoder = new TextDecoder();
-  const room = new Uint8Array(ROOM_BYTES);
-  let rest = "";
-  for (let size; (size = await conn.read(room)) !== null;) {
-    const text = decoder.decode(room.subarray(0, size), { stream: true });
-    const parts = (rest + text).split(END);
-    rest = parts.pop() ?? "";
-    const work = use(parts);
-    if (work) await work;
+  let room = new Uint8Array(ROOM_BYTES);
+  let have = 0; // bytes of a message that has not ended
+  for (let size; (size = await conn.read(room.subarray(have))) !== null;) {
+    const all = have + size;
+    const end = room.lastIndexOf(END_BYTE, all - 1);
+    if (end >= have) {
+      const work = use(decoder.decode(room.subarray(0, end)).split(END));
+      if (work) await work;
+      room.copyWithin(0, end + 1, all);
+      have = all - end - 1;
+    } else have = all;
+    if (have < room.length) continue;
+    const larger = new Uint8Array(2 * room.length);
+    larger.set(room);
+    room = larger;
   }
 }
 
@@ -53,10 +61,10 @@ function count(conn: Deno.TcpConn): Promise<void> {
 
 /** Joins, and writes once for each read. */
 function echo(conn: Deno.TcpConn): Promise<void> {
-  return reads(conn, (parts) => {
-    if (parts.length === 0) return;
-    return write(conn, encoder.encode(parts.join(END) + END));
-  });
+  return reads(
+    conn,
+    (parts) => write(conn, encoder.encode(parts.join(END) + END)),
+  );
 }
 
 /** Messages that the large writes of `send-many` hold. */
