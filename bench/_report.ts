@@ -1,8 +1,22 @@
 // Why: figures are for people: short on the terminal, whole in RESULTS.md.
 
-import { isMet, type Outcome, ratio, type Row, type Stat } from "./_measure.ts";
-import { BARE, CPU, digits, MEDIAN, OURS, P99, type Section } from "./_rows.ts";
-import { showRate } from "./_rows.ts";
+import {
+  type Figures,
+  isMet,
+  type Outcome,
+  ratio,
+  type Row,
+  type Stat,
+} from "./_measure.ts";
+import {
+  CPU,
+  digits,
+  MEDIAN,
+  OURS,
+  P99,
+  type Section,
+  showRate,
+} from "./_rows.ts";
 import { outputOf, type Tools } from "./_tools.ts";
 
 /** What a section found, as Markdown. */
@@ -105,40 +119,41 @@ export function outcomesOf(outcomes: readonly Outcome[]): string {
 export function summary(sections: ReadonlyMap<string, Section>): string {
   const row = (section: string, label: string) =>
     sections.get(section)?.rows.find((row) => row.label === label);
-  /** This module's figure, and that of the others in brackets. */
-  const beside = (
-    row: Row | undefined,
-    show: (figures: NonNullable<ReturnType<Row["sides"]["get"]>>) => string,
-  ) => {
-    const others = [BARE, "Node", "Bun", "Go", "C, epoll", "Python peer"]
-      .flatMap((name) => {
-        const figures = row?.sides.get(name);
-        return figures ? [`${name} ${show(figures)}`] : [];
-      });
+  type Line = [what: string, row: Row | undefined, (one: Figures) => string];
+  const share = (one: Figures) => `${digits(one.extra(CPU) * 5000 / 1e4)} %`;
+  const rate = (one: Figures) => showRate(one.median);
+  const lines: Line[] = [
+    [
+      "µs until a message is answered",
+      row("echo", "1 × 1"),
+      (one) => digits(one.extra(MEDIAN)),
+    ],
+    ["of one core, for those robots", row("echo", "100 × 1"), share],
+    ["answers a second, 1,000 in flight", row("echo", "1 × 1000"), rate],
+    ["messages a second, one way", row("receive", "64 B"), rate],
+    ["deliveries a second to 500", row("send-to-all", "500 clients"), rate],
+  ];
+  const sides = [...row("echo", "1 × 1")?.sides.keys() ?? []];
+  const [answer, cost, many] = lines.map(([, row, show]) => {
     const ours = row?.sides.get(OURS);
-    return `**${ours ? show(ours) : "–"}** (${others.join("; ")})`;
-  };
-  const one = row("echo", "1 × 1");
-  const hundred = row("echo", "100 × 1");
-  const many = row("echo", "1 × 1000");
-  const short = row("receive", "64 B");
-  /** Of one core, for so many messages a second. */
-  const share = (count: number) => (figures: { extra(name: string): number }) =>
-    `${digits(figures.extra(CPU) * count / 1e4)} %`;
+    return ours ? show(ours) : "–";
+  });
   return [
-    "**Is this fast enough for me?** A server answers a message of 64 B in " +
-    `${
-      beside(one, (figures) => `${digits(figures.extra(MEDIAN))} µs`)
-    }, there and back. ` +
-    "50 robots that each ask 100 times a second and wait for the answer cost it " +
-    `${beside(hundred, share(5000))} of one core.`,
-    "One connection that does not wait gets " +
-    `${
-      beside(many, (figures) => showRate(figures.median))
-    } answers a second. ` +
-    "Messages that nobody answers come at " +
-    `${beside(short, (figures) => showRate(figures.median))} a second.`,
-  ].join("\n");
+    `**Is this fast enough for me?** A server answers a message of 64 B after ${answer} µs on ` +
+    "loopback; a real network takes longer than that. 50 robots that each ask 100 times a second, and " +
+    `wait for the answer, keep ${cost} of one core busy. One connection that does not wait gets ` +
+    `${many} answers a second. The same by other means, on the same machine in the same run:`,
+    markdown([
+      ["", ...sides],
+      ...lines.map(([what, row, show]) => [
+        what,
+        ...sides.map((side) => {
+          const figures = row?.sides.get(side);
+          return figures ? show(figures) : "–";
+        }),
+      ]),
+    ]),
+  ].join("\n\n");
 }
 
 /** Which processor, or at least which kind. */

@@ -120,10 +120,12 @@ export async function findTools(
   if (load) add("load", [load], await outputOf("cc", ["--version"]));
   else {
     add("load", [...run, side("load.ts")], version);
-    tools.missing.push("the load generator in C: no `cc`, so it is Deno's");
+    tools.missing.push(
+      "the load generator in C: no `cc` that compiles it, so it is Deno's",
+    );
   }
   if (epoll) add("c", [epoll], null);
-  else tools.missing.push("C: no `cc`");
+  else tools.missing.push("C: no `cc` that compiles it");
   if (go) add("go", [go], await outputOf("go", ["version"]));
   else tools.missing.push("Go: no `go`");
   if (bun) {

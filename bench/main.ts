@@ -9,7 +9,7 @@ import { SCENARIOS } from "./_scenarios.ts";
 import { findTools, type Tools } from "./_tools.ts";
 
 const FULL = { rounds: 15, seconds: 0.1 };
-const QUICK = { rounds: 3, seconds: 0.02 };
+const QUICK = { rounds: 3, seconds: 0.04 };
 
 /** What was found where a figure could not be reached: written by hand. */
 const FINDINGS = new URL("FINDINGS.md", import.meta.url);
