@@ -1,5 +1,5 @@
-// Why: tests, the fuzzer and the benchmark of the decoder give it bytes as a
-// connection does; the benchmark has no import map, so nothing of @std is used here.
+// Why: tests and the fuzzer give the decoder bytes, and take pieces of the encoder, as
+// a connection does.
 
 import type { InvalidMessageError } from "../_errors.ts";
 import type { FrameDecoder, FrameEncoder } from "../_framing.ts";
