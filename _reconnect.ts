@@ -211,8 +211,11 @@ export async function keepDialing(
 
 /** What the next attempt would fail with too: a permission, a certificate, an argument. */
 function isHopeless(error: unknown): boolean {
-  return error instanceof Deno.errors.NotCapable ||
-    error instanceof Deno.errors.InvalidData || error instanceof TypeError;
+  const { InvalidData, NotCapable } = Deno.errors;
+  return [InvalidData, NotCapable, TypeError, URIError]
+    .some((kind) => error instanceof kind) ||
+    // Deno has no class for some of them.
+    reason(error).includes("invalid peer certificate");
 }
 
 /** What a {@linkcode ReconnectingLink} is made with. */

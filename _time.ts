@@ -82,12 +82,15 @@ export interface Watched {
 
 /** How long before the deadline a silent peer is first checked, in ms. */
 const FIRST_LOOK_MS = 100;
+/** A look that comes so much later than it was due means that this side stood still, in ms. */
+const LATE_MS = 20;
 
 /**
  * Gives up a peer that was silent for too long: at the second look after its time ran out,
  * if nothing came since the first. What arrived while the script held the event loop up is
  * read only after its timers, and what was lost while the machine stood still is sent
- * again: so as much as the first look comes late, the second is put off.
+ * again: so as much as a look comes late, the next one is put off, by as long as the limit
+ * at the most.
  */
 export class IdleWatch {
   readonly #messageMs: number;
@@ -97,6 +100,9 @@ export class IdleWatch {
   /** Counts what was heard, and how much that was when the time had run out. */
   #heard = 0;
   #suspected: number | undefined;
+  /** When the next look is due, and how long the peer has got for standstills of this side. */
+  #dueAt = 0;
+  #granted = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #stopped = false;
 
@@ -116,6 +122,7 @@ export class IdleWatch {
   heard(): void {
     this.#heardAt = performance.now();
     this.#heard++;
+    this.#granted = 0;
   }
 
   /** Looks no more. */
@@ -126,7 +133,9 @@ export class IdleWatch {
 
   #after(ms: number): void {
     // No longer than the shorter limit, as that one may hold by then.
-    this.#set(() => this.#look(), Math.min(ms, this.#messageMs, MAX_TIMER_MS));
+    const delay = Math.min(ms, this.#messageMs, MAX_TIMER_MS);
+    this.#dueAt = performance.now() + delay;
+    this.#set(() => this.#look(), delay);
   }
 
   #set(then: () => void, ms: number): void {
@@ -139,9 +148,13 @@ export class IdleWatch {
     const { awaits } = this.#watched;
     if (!awaits) this.heard();
     const limit = awaits === "room" ? this.#roomMs : this.#messageMs;
-    const left = this.#heardAt + limit - performance.now();
+    const now = performance.now();
+    const left = this.#heardAt + limit - now;
     if (left <= 0 && this.#suspected === this.#heard) {
-      return this.#confirm(limit);
+      const late = Math.min(now - this.#dueAt, limit - this.#granted);
+      if (late < LATE_MS) return this.#confirm(limit);
+      this.#granted += late;
+      return this.#after(late);
     }
     const early = left - Math.min(FIRST_LOOK_MS, limit / 2);
     this.#suspected = early <= 0 ? this.#heard : undefined;

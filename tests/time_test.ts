@@ -2,7 +2,8 @@
 // first: no limit may take that for the silence of a peer.
 
 import { assertEquals } from "@std/assert";
-import { Deadline, within } from "../_time.ts";
+import { delay } from "@std/async";
+import { Deadline, IdleWatch, within } from "../_time.ts";
 import { HERE, test } from "./_served.ts";
 
 /** Two ends of a connection. */
@@ -54,4 +55,24 @@ test("Deadline does not end an attempt before what came while the script compute
   });
   await sendAndCompute(pair.far);
   assertEquals(await reading, false);
+});
+
+test("IdleWatch gives a peer as long again as this side stood still, whenever that began", async () => {
+  const limit = 1000;
+  for (const begin of [850, 950]) {
+    const gaveUp = Promise.withResolvers<number>();
+    let isGivenUp = false;
+    const giveUpSilent = (ms: number) => {
+      isGivenUp = true;
+      gaveUp.resolve(ms);
+    };
+    const watch = new IdleWatch(limit, 0, { awaits: "message", giveUpSilent });
+    await delay(begin);
+    for (const end = performance.now() + limit; performance.now() < end;);
+    await delay(50);
+    assertEquals(isGivenUp, false, `standing still after ${begin} ms`);
+    // A peer that stays silent is given up all the same.
+    assertEquals(await gaveUp.promise, limit);
+    watch.stop();
+  }
 });
