@@ -1,0 +1,476 @@
+// Why: scripts send in every way at once, and whatever they mix, what leaves must be in
+// the order of the calls, whole and once, and settled and counted as the peer got it.
+
+import { assert, assertEquals, assertInstanceOf } from "@std/assert";
+import fc from "fast-check";
+import { type Address, ClosedError, type Reply } from "../mod.ts";
+import { Kernel, Line, NEVER, send, turn } from "./_line.ts";
+import {
+  KIB,
+  MIB,
+  outcome,
+  type Peer,
+  Served,
+  test,
+  until,
+} from "./_served.ts";
+
+const encoder = new TextEncoder();
+
+/** Sizes around which messages begin to be handled otherwise. */
+const BOUNDS = [0, 128, KIB, 4 * KIB, 16 * KIB, 64 * KIB];
+
+/** Numbers of bytes, mostly few. */
+function sizes(most: number): fc.Arbitrary<number> {
+  const near = fc.constantFrom(...BOUNDS).chain((bound) =>
+    fc.integer({ min: Math.max(0, bound - 4), max: bound + 4 })
+  );
+  return fc.oneof(
+    { arbitrary: fc.nat(200), weight: 4 },
+    { arbitrary: near, weight: 3 },
+    { arbitrary: fc.nat(most), weight: 1 },
+  );
+}
+
+/** Characters of one byte to four. */
+const unit = fc.constantFrom("x", "x", "é", "中", "😀");
+
+/** Portions that a slow peer reads, with a turn of the event loop after each. */
+const portions = fc.array(
+  fc.oneof(fc.integer({ min: 1, max: 50 }), fc.integer({ min: 1, max: 9_000 })),
+  { maxLength: 60 },
+);
+
+/** A message of about so many bytes that begins with what tells it from all others. */
+function make(tag: string, size: number, unit: string): string {
+  if (size === 0) return "";
+  const count = (size - tag.length - 1) / encoder.encode(unit).length;
+  return `${tag} ${unit.repeat(Math.max(0, Math.round(count)))}`;
+}
+
+function sizeOf(messages: readonly string[]): number {
+  return encoder.encode(messages.join("\x03")).length +
+    Math.min(messages.length, 1);
+}
+
+function short(text: string | undefined): string {
+  if (text === undefined) return "none";
+  return `${JSON.stringify(text.slice(0, 20))} (${text.length})`;
+}
+
+/** Asserts that messages are the same, without printing megabytes. */
+function assertSame(
+  actual: readonly string[],
+  expected: readonly string[],
+  what: string,
+): void {
+  for (let n = 0; n < Math.max(actual.length, expected.length); n++) {
+    if (actual[n] === expected[n]) continue;
+    const [a, b] = [short(actual[n]), short(expected[n])];
+    throw new Error(`${what}: message ${n} is ${a} instead of ${b}`);
+  }
+}
+
+/** What a peer got so far. */
+class Got {
+  readonly #decoder = new TextDecoder("utf-8", { fatal: true });
+  #text = "";
+
+  /** Reads a portion; false at the end. */
+  async more(peer: Peer, most: number): Promise<boolean> {
+    const room = new Uint8Array(most);
+    const count = await peer.conn.read(room);
+    if (count === null) return false;
+    const bytes = room.subarray(0, count);
+    this.#text += this.#decoder.decode(bytes, { stream: true });
+    return true;
+  }
+
+  /** Reads slowly, from then on as fast as it can, and closes too at the end. */
+  async all(peer: Peer, portions: readonly number[]): Promise<string[]> {
+    let isMore = true;
+    for (const portion of portions) {
+      isMore &&= await this.more(peer, portion);
+      await turn();
+    }
+    while (isMore) isMore = await this.more(peer, 256 * KIB);
+    peer[Symbol.dispose]();
+    return this.whole();
+  }
+
+  /** The messages, of which the last one must be whole. */
+  whole(): string[] {
+    const messages = this.messages();
+    assertEquals(messages.pop()?.length, 0, "bytes behind the last message");
+    return messages;
+  }
+
+  /** The messages, and what has come of the next one. */
+  messages(): string[] {
+    return this.#text.split("\x03");
+  }
+}
+
+// A server
+
+/** How a callback replies. */
+const HOWS = ["sync", "async", "later", "thenable", "none", "push"] as const;
+type How = typeof HOWS[number];
+
+const serverStep = fc.record({
+  kind: fc.constantFrom("ask", "ask", "send", "sendToAll", "turn"),
+  size: sizes(200 * KIB),
+  unit,
+  how: fc.constantFrom(...HOWS),
+  isAwaited: fc.nat(9).map((n) => n === 0),
+});
+type ServerStep = typeof serverStep extends fc.Arbitrary<infer T> ? T : never;
+
+/** What a server was made to send to one slow client and one fast one. */
+class Mixture {
+  /** In the order of the calls: to the slow client, to both, and in replies. */
+  readonly pushes: string[] = [];
+  readonly pushesToAll: string[] = [];
+  readonly replies: string[] = [];
+  readonly results: Promise<unknown>[] = [];
+  readonly #steps: readonly ServerStep[];
+  readonly served: Served;
+  /** Whose messages the callback gets. */
+  #slow: Address | undefined;
+  #called = 0;
+  #asked = 0;
+  #wake = () => {};
+
+  constructor(steps: readonly ServerStep[]) {
+    this.#steps = steps;
+    this.served = new Served((message) => this.#reply(Number(message)), {
+      maxSendBufferBytes: 64 * MIB,
+    });
+  }
+
+  async run(slow: Peer): Promise<void> {
+    this.#slow = slow.address;
+    for (const [n, step] of this.#steps.entries()) {
+      if (step.kind === "turn") await turn();
+      else if (step.kind === "ask") await this.#ask(slow, n);
+      else {
+        const result = this.#push(n, step);
+        if (step.isAwaited) await result;
+      }
+    }
+    while (this.#called < this.#asked) {
+      await new Promise<void>((resolve) => this.#wake = resolve);
+    }
+  }
+
+  async #ask(slow: Peer, n: number): Promise<void> {
+    this.#asked++;
+    await slow.write(`${n}\x03`);
+  }
+
+  #push(n: number, { kind, size, unit }: ServerStep): Promise<unknown> {
+    const message = make(`push ${n}`, size, unit);
+    const isToAll = kind === "sendToAll";
+    this.pushes.push(message);
+    if (isToAll) this.pushesToAll.push(message);
+    assert(this.#slow);
+    const { server } = this.served;
+    const result = isToAll
+      ? server.sendToAll(message).then((count) => assertEquals(count, 2))
+      : server.send(message, this.#slow);
+    this.results.push(result);
+    return result;
+  }
+
+  #reply(n: number): Reply | Promise<Reply> {
+    this.#called++;
+    this.#wake();
+    const step = this.#steps[n];
+    assert(step);
+    const { how, size, unit } = step;
+    if (how === "none") return null;
+    if (how === "push") return void this.#push(n, step);
+    const message = make(`reply ${n}`, size, unit);
+    this.replies.push(message);
+    return answer(how, message);
+  }
+}
+
+function answer(how: How, message: string): Reply | Promise<Reply> {
+  switch (how) {
+    case "async":
+      return Promise.resolve(message);
+    case "later":
+      return turn().then(() => message);
+    case "thenable":
+      return { then: (resolve: (reply: string) => void) => resolve(message) } as
+        & PromiseLike<string>
+        & Promise<string>;
+    default:
+      return message;
+  }
+}
+
+const isReply = (message: string) => message.startsWith("reply");
+const isEmpty = (message: string) => message === "";
+
+test("TCPServer sends replies and pushes of any mixture whole, once and each in the order of the calls, and counts them", async () => {
+  const steps = fc.array(serverStep, { maxLength: 40 });
+  await fc.assert(
+    fc.asyncProperty(steps, portions, async (steps, portions) => {
+      const mixture = new Mixture(steps);
+      await using served = mixture.served;
+      const { server } = served;
+      using slow = await served.known();
+      using fast = await served.known();
+      const reading = [new Got().all(slow, portions), new Got().all(fast, [])];
+      await mixture.run(slow);
+      await Promise.all([...mixture.results, server.stop()]);
+      const [bySlow = [], byFast = []] = await Promise.all(reading);
+
+      const { pushes, pushesToAll, replies } = mixture;
+      assertSame(byFast, pushesToAll, "pushes to all");
+      // An empty message does not say where it is from.
+      const isFull = (message: string) => !isEmpty(message);
+      assertSame(
+        bySlow.filter((text) => isReply(text)),
+        replies.filter(isFull),
+        "replies",
+      );
+      assertSame(
+        bySlow.filter((text) => isFull(text) && !isReply(text)),
+        pushes.filter(isFull),
+        "pushes",
+      );
+      const sent = [...pushes, ...replies];
+      assertEquals(
+        bySlow.filter(isEmpty).length,
+        sent.filter(isEmpty).length,
+        "empty messages",
+      );
+      const { messagesOut, bytesOut } = server.stats;
+      assertEquals(messagesOut, bySlow.length + byFast.length);
+      assertEquals(bytesOut, sizeOf(bySlow) + sizeOf(byFast));
+    }),
+    { numRuns: 20 },
+  );
+});
+
+test("TCPServer sends synchronous replies and what their callbacks push in the order of the calls", async () => {
+  const step = fc.record({
+    isAll: fc.boolean(),
+    before: sizes(20 * KIB),
+    reply: sizes(20 * KIB),
+    unit,
+  });
+  const steps = fc.array(step, { minLength: 1, maxLength: 30 });
+  await fc.assert(
+    fc.asyncProperty(steps, portions, async (steps, portions) => {
+      const expected: string[] = [];
+      const results: Promise<unknown>[] = [];
+      await using served = new Served((text, address) => {
+        const step = steps[Number(text)];
+        assert(step);
+        const push = make(`push ${text}`, step.before, step.unit);
+        const reply = make(`reply ${text}`, step.reply, step.unit);
+        expected.push(push, reply);
+        results.push(
+          step.isAll
+            ? served.server.sendToAll(push)
+            : served.server.send(push, address),
+        );
+        return reply;
+      }, { maxSendBufferBytes: 64 * MIB });
+      using peer = await served.known();
+      const reading = new Got().all(peer, portions);
+      await peer.write(steps.map((_, n) => `${n}\x03`).join(""));
+      await until(() => expected.length === 2 * steps.length);
+      await Promise.all([...results, served.server.stop()]);
+      const got = await reading;
+      assertSame(got, expected, "replies and pushes");
+      const { messagesOut, bytesOut } = served.server.stats;
+      assertEquals([messagesOut, bytesOut], [got.length, sizeOf(got)]);
+    }),
+    { numRuns: 20 },
+  );
+});
+
+// A client
+
+const clientStep = fc.record({
+  size: sizes(300 * KIB),
+  unit,
+  isAwaited: fc.nat(4).map((n) => n === 0),
+  turns: fc.nat(3).map((n) => n === 0),
+});
+const clientSteps = fc.array(clientStep, { maxLength: 40 });
+type ClientStep = typeof clientStep extends fc.Arbitrary<infer T> ? T : never;
+
+/** Sends as a script does that sometimes waits; the promises never reject. */
+async function sendEach(
+  sendOne: (message: string) => Promise<void>,
+  steps: readonly ClientStep[],
+  messages: readonly string[],
+): Promise<Promise<unknown>[]> {
+  const sent: Promise<unknown>[] = [];
+  for (const [n, { isAwaited, turns }] of steps.entries()) {
+    const one = outcome(sendOne(messages[n] ?? ""));
+    sent.push(one);
+    if (isAwaited) await one;
+    if (turns) await turn();
+  }
+  return sent;
+}
+
+function messagesOf(steps: readonly ClientStep[]): string[] {
+  return steps.map(({ size, unit }, n) => make(`${n}`, size, unit));
+}
+
+for (const reconnect of [false, NEVER]) {
+  const how = reconnect ? " with reconnect" : "";
+  test(`TCPClient.send()${how} resolves each of any mixture, and the peer gets them as they were sent`, async () => {
+    await fc.assert(
+      fc.asyncProperty(clientSteps, portions, async (steps, portions) => {
+        await using line = new Line();
+        const { client, peer } = await line.connect({ reconnect });
+        const messages = messagesOf(steps);
+        const reading = new Got().all(peer, portions);
+        const sent = await sendEach(
+          (text) => client.send(text),
+          steps,
+          messages,
+        );
+        // It waits for what is pending.
+        await client.disconnect();
+        const outcomes = await Promise.all(sent);
+        assertEquals(outcomes, messages.map(() => undefined));
+        assertSame(await reading, messages, "messages");
+        const { messagesOut, bytesOut } = client.stats;
+        assertEquals([messagesOut, bytesOut], [
+          messages.length,
+          sizeOf(messages),
+        ]);
+      }),
+      { numRuns: 20 },
+    );
+  });
+}
+
+test("TCPClient.send() resolves exactly what a peer gets that ends its side meanwhile", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      clientSteps,
+      portions,
+      fc.nat(),
+      async (steps, portions, end) => {
+        await using line = new Line();
+        const { client, peer } = await line.connect();
+        const messages = messagesOf(steps);
+        const got = new Got();
+        const read = async () => {
+          const before = portions.slice(0, end % (portions.length + 1));
+          for (const portion of before) {
+            // It may have nothing more to read: then it ends its side all the same.
+            if (!await got.more(peer, portion)) return got.whole();
+            await turn();
+          }
+          await peer.conn.closeWrite();
+          return got.all(peer, portions.slice(before.length));
+        };
+        const reading = read();
+        const sent = await sendEach(
+          (text) => client.send(text),
+          steps,
+          messages,
+        );
+        await client.disconnect();
+        const outcomes = await Promise.all(sent);
+        const resolved = messages.filter((_, n) => outcomes[n] === undefined);
+        for (const error of outcomes) {
+          if (error !== undefined) assertInstanceOf(error, ClosedError);
+        }
+        assertSame(await reading, resolved, "resolved messages");
+        const { messagesOut, bytesOut } = client.stats;
+        assertEquals([messagesOut, bytesOut], [
+          resolved.length,
+          sizeOf(resolved),
+        ]);
+      },
+    ),
+    { numRuns: 20 },
+  );
+});
+
+/** Messages whose terminators are among the bytes that a kernel took. */
+function wholeIn(kernel: Kernel): number {
+  return kernel.writes.flat().join("").split("\x03").length - 1;
+}
+
+for (const reconnect of [false, NEVER]) {
+  const how = reconnect ? " with reconnect" : "";
+  test(`TCPClient.send()${how} settles as the kernel took the messages when a peer breaks off meanwhile`, async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        clientSteps,
+        portions,
+        fc.boolean(),
+        async (steps, portions, isLong) => {
+          await using line = new Line();
+          using kernel = new Kernel();
+          const { client, peer, gone } = await line.connect({
+            reconnect,
+            maxMessageBytes: 32 * MIB,
+            maxSendBufferBytes: 64 * MIB,
+          });
+          line.close();
+          const messages = messagesOf(steps);
+          // With more than the kernels hold, something is cut for sure.
+          const at = messages.length >> 1;
+          if (isLong) messages[at] = "x".repeat(16 * MIB);
+          const all = isLong && steps.length === 0 ? [] : messages;
+          const got = new Got();
+          const breakOff = async () => {
+            for (const portion of portions) {
+              if (!await got.more(peer, portion)) break;
+              await turn();
+            }
+            peer.conn.close();
+          };
+          const unawaited = steps.map((step) => ({
+            ...step,
+            isAwaited: false,
+          }));
+          const breaking = all.length > 0 ? breakOff() : undefined;
+          const sent = await sendEach(
+            (text) => send(client, text),
+            unawaited,
+            all,
+          );
+          if (isLong && all.length > 0) await gone.next();
+          // It ends what waits for a connection, too.
+          await client.disconnect();
+          const outcomes = await Promise.all(sent);
+          peer[Symbol.dispose]();
+          await breaking?.catch(() => {});
+
+          const resolved = outcomes.filter((one) => one === undefined).length;
+          for (const [n, one] of outcomes.entries()) {
+            if (n < resolved) assertEquals(one, undefined, `message ${n}`);
+            else assertInstanceOf(one, ClosedError);
+          }
+          const whole = wholeIn(kernel);
+          assert(resolved <= whole, `${resolved} resolved, ${whole} whole`);
+          if (reconnect) assertEquals(resolved, whole);
+          const { messagesOut, bytesOut } = client.stats;
+          const taken = kernel.writes.flat().join("").length;
+          assertEquals([messagesOut, bytesOut], [whole, taken]);
+          const arrived = got.messages();
+          const cut = arrived.pop() ?? "";
+          assertSame(arrived, all.slice(0, arrived.length), "what arrived");
+          assert(all[arrived.length]?.startsWith(cut) ?? cut === "");
+        },
+      ),
+      { numRuns: 20 },
+    );
+  });
+}
