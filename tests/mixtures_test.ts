@@ -3,8 +3,14 @@
 
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import fc from "fast-check";
-import { type Address, ClosedError, type Reply } from "../mod.ts";
-import { Kernel, Line, NEVER, send, turn } from "./_line.ts";
+import {
+  type Address,
+  ClosedError,
+  type Reply,
+  type TCPClient,
+  type TCPClientOptions,
+} from "../mod.ts";
+import { Kernel, Line, NEVER, turn } from "./_line.ts";
 import {
   KIB,
   MIB,
@@ -306,24 +312,29 @@ const clientStep = fc.record({
 const clientSteps = fc.array(clientStep, { maxLength: 40 });
 type ClientStep = typeof clientStep extends fc.Arbitrary<infer T> ? T : never;
 
-/** Sends as a script does that sometimes waits; the promises never reject. */
+/** What a step sends, and whether it waits then. */
+type Call = Pick<ClientStep, "isAwaited" | "turns"> & { message: string };
+
+function callsOf(steps: readonly ClientStep[]): Call[] {
+  return steps.map(({ size, unit, ...rest }, n) => ({
+    ...rest,
+    message: make(`${n}`, size, unit),
+  }));
+}
+
+/** Sends as a script does that sometimes waits; returns how each call ends. */
 async function sendEach(
-  sendOne: (message: string) => Promise<void>,
-  steps: readonly ClientStep[],
-  messages: readonly string[],
+  client: TCPClient,
+  calls: readonly Call[],
 ): Promise<Promise<unknown>[]> {
   const sent: Promise<unknown>[] = [];
-  for (const [n, { isAwaited, turns }] of steps.entries()) {
-    const one = outcome(sendOne(messages[n] ?? ""));
+  for (const { message, isAwaited, turns } of calls) {
+    const one = outcome(client.send(message));
     sent.push(one);
     if (isAwaited) await one;
     if (turns) await turn();
   }
   return sent;
-}
-
-function messagesOf(steps: readonly ClientStep[]): string[] {
-  return steps.map(({ size, unit }, n) => make(`${n}`, size, unit));
 }
 
 for (const reconnect of [false, NEVER]) {
@@ -333,13 +344,10 @@ for (const reconnect of [false, NEVER]) {
       fc.asyncProperty(clientSteps, portions, async (steps, portions) => {
         await using line = new Line();
         const { client, peer } = await line.connect({ reconnect });
-        const messages = messagesOf(steps);
+        const calls = callsOf(steps);
+        const messages = calls.map(({ message }) => message);
         const reading = new Got().all(peer, portions);
-        const sent = await sendEach(
-          (text) => client.send(text),
-          steps,
-          messages,
-        );
+        const sent = await sendEach(client, calls);
         // It waits for what is pending.
         await client.disconnect();
         const outcomes = await Promise.all(sent);
@@ -365,7 +373,8 @@ test("TCPClient.send() resolves exactly what a peer gets that ends its side mean
       async (steps, portions, end) => {
         await using line = new Line();
         const { client, peer } = await line.connect();
-        const messages = messagesOf(steps);
+        const calls = callsOf(steps);
+        const messages = calls.map(({ message }) => message);
         const got = new Got();
         const read = async () => {
           const before = portions.slice(0, end % (portions.length + 1));
@@ -378,11 +387,7 @@ test("TCPClient.send() resolves exactly what a peer gets that ends its side mean
           return got.all(peer, portions.slice(before.length));
         };
         const reading = read();
-        const sent = await sendEach(
-          (text) => client.send(text),
-          steps,
-          messages,
-        );
+        const sent = await sendEach(client, calls);
         await client.disconnect();
         const outcomes = await Promise.all(sent);
         const resolved = messages.filter((_, n) => outcomes[n] === undefined);
@@ -401,76 +406,82 @@ test("TCPClient.send() resolves exactly what a peer gets that ends its side mean
   );
 });
 
-/** Messages whose terminators are among the bytes that a kernel took. */
-function wholeIn(kernel: Kernel): number {
-  return kernel.writes.flat().join("").split("\x03").length - 1;
+/** What makes sure that something is cut: more than the kernels hold. */
+const FILLERS = {
+  "nothing more": [],
+  "a long message": ["x".repeat(16 * MIB)],
+  "many messages": Array.from(
+    { length: 16_000 },
+    (_, n) => make(`filler ${n}`, 1_100, "x"),
+  ),
+};
+
+/** A client sends, and its peer breaks off when it has read its portions. */
+async function breakOff(
+  reconnect: NonNullable<TCPClientOptions["reconnect"]>,
+  steps: readonly ClientStep[],
+  portions: readonly number[],
+  filler: readonly string[],
+): Promise<void> {
+  await using line = new Line();
+  using kernel = new Kernel();
+  const { client, peer, gone } = await line.connect({
+    reconnect,
+    maxMessageBytes: 32 * MIB,
+    maxSendBufferBytes: 64 * MIB,
+  });
+  line.close();
+  // One that waits for a connection would wait for ever.
+  const calls = callsOf(steps).map((call) => ({ ...call, isAwaited: false }));
+  const more = filler.map((message) => ({
+    message,
+    isAwaited: false,
+    turns: false,
+  }));
+  calls.splice(calls.length >> 1, 0, ...more);
+  const got = new Got();
+  const read = async () => {
+    for (const portion of portions) {
+      if (!await got.more(peer, portion)) return;
+      await turn();
+    }
+    peer.conn.close();
+  };
+  const reading = read();
+  const sent = await sendEach(client, calls);
+  if (filler.length > 0) await gone.next();
+  // It ends what waits for a connection, too, and a peer that has read everything.
+  await client.disconnect();
+  const outcomes = await Promise.all(sent);
+  await reading;
+
+  const resolved = outcomes.findIndex((one) => one !== undefined);
+  const count = resolved < 0 ? outcomes.length : resolved;
+  for (const one of outcomes.slice(count)) assertInstanceOf(one, ClosedError);
+  const taken = kernel.writes.flat().join("");
+  const whole = taken.split("\x03").length - 1;
+  assert(count <= whole, `${count} resolved, ${whole} whole`);
+  // Without it, messages that leave in one write settle together.
+  if (reconnect) assertEquals(count, whole);
+  const { messagesOut, bytesOut } = client.stats;
+  assertEquals([messagesOut, bytesOut], [whole, taken.length]);
+  const arrived = got.messages();
+  const cut = arrived.pop() ?? "";
+  const messages = calls.map(({ message }) => message);
+  assertSame(arrived, messages.slice(0, arrived.length), "what arrived");
+  assert(messages[arrived.length]?.startsWith(cut) ?? cut === "");
 }
 
 for (const reconnect of [false, NEVER]) {
-  const how = reconnect ? " with reconnect" : "";
-  test(`TCPClient.send()${how} settles as the kernel took the messages when a peer breaks off meanwhile`, async () => {
-    await fc.assert(
-      fc.asyncProperty(
+  for (const [what, filler] of Object.entries(FILLERS)) {
+    const how = reconnect ? " with reconnect" : "";
+    test(`TCPClient.send()${how} settles as the kernel took the messages when a peer breaks off meanwhile: ${what} between`, async () => {
+      const property = fc.asyncProperty(
         clientSteps,
         portions,
-        fc.boolean(),
-        async (steps, portions, isLong) => {
-          await using line = new Line();
-          using kernel = new Kernel();
-          const { client, peer, gone } = await line.connect({
-            reconnect,
-            maxMessageBytes: 32 * MIB,
-            maxSendBufferBytes: 64 * MIB,
-          });
-          line.close();
-          const messages = messagesOf(steps);
-          // With more than the kernels hold, something is cut for sure.
-          const at = messages.length >> 1;
-          if (isLong) messages[at] = "x".repeat(16 * MIB);
-          const all = isLong && steps.length === 0 ? [] : messages;
-          const got = new Got();
-          const breakOff = async () => {
-            for (const portion of portions) {
-              if (!await got.more(peer, portion)) break;
-              await turn();
-            }
-            peer.conn.close();
-          };
-          const unawaited = steps.map((step) => ({
-            ...step,
-            isAwaited: false,
-          }));
-          const breaking = all.length > 0 ? breakOff() : undefined;
-          const sent = await sendEach(
-            (text) => send(client, text),
-            unawaited,
-            all,
-          );
-          if (isLong && all.length > 0) await gone.next();
-          // It ends what waits for a connection, too.
-          await client.disconnect();
-          const outcomes = await Promise.all(sent);
-          peer[Symbol.dispose]();
-          await breaking?.catch(() => {});
-
-          const resolved = outcomes.filter((one) => one === undefined).length;
-          for (const [n, one] of outcomes.entries()) {
-            if (n < resolved) assertEquals(one, undefined, `message ${n}`);
-            else assertInstanceOf(one, ClosedError);
-          }
-          const whole = wholeIn(kernel);
-          assert(resolved <= whole, `${resolved} resolved, ${whole} whole`);
-          if (reconnect) assertEquals(resolved, whole);
-          const { messagesOut, bytesOut } = client.stats;
-          const taken = kernel.writes.flat().join("").length;
-          assertEquals([messagesOut, bytesOut], [whole, taken]);
-          const arrived = got.messages();
-          const cut = arrived.pop() ?? "";
-          assertSame(arrived, all.slice(0, arrived.length), "what arrived");
-          assert(all[arrived.length]?.startsWith(cut) ?? cut === "");
-        },
-      ),
-      { numRuns: 20 },
-    );
-  });
+        (steps, portions) => breakOff(reconnect, steps, portions, filler),
+      );
+      await fc.assert(property, { numRuns: 10 });
+    });
+  }
 }
