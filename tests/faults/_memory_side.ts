@@ -26,6 +26,8 @@ export interface Case {
   turns: boolean;
   /** `maxSendBufferBytes`. */
   limit: number;
+  /** Bytes of the ASCII messages that slices are cut from, if not those of {@linkcode LONG}. */
+  parent?: number;
 }
 
 /** What was seen. */
@@ -115,6 +117,7 @@ class Raw {
 }
 
 const ASK = encoder.encode("ask\x03");
+/** A message that slices are cut from. */
 const LONG = encoder.encode(`${"中".repeat(LONG_BYTES / 3)}\x03`);
 
 /** A server with clients that take nothing, and one that takes everything. */
@@ -123,6 +126,7 @@ class Load {
   readonly #server: TCPServer;
   readonly #wire: number;
   readonly #stuck: Raw[] = [];
+  readonly #long: Uint8Array<ArrayBuffer>;
   #addresses: readonly Address[] = [];
   #healthy: Raw | undefined;
   #healthyAddress: Address | undefined;
@@ -131,6 +135,9 @@ class Load {
 
   constructor(one: Case) {
     this.#case = one;
+    this.#long = one.parent === undefined
+      ? LONG
+      : encoder.encode("0123456789abcdef".repeat(one.parent / 16) + "\x03");
     const port = freePort();
     this.#wire = port.wire;
     const { limit: maxSendBufferBytes } = one;
@@ -190,7 +197,7 @@ class Load {
       case "replies":
         return this.#ask(ASK);
       case "replied slices":
-        return this.#ask(LONG);
+        return this.#ask(this.#long);
       case "forwarded slices":
         return this.#forward();
       case "beside traffic":
@@ -232,7 +239,7 @@ class Load {
 
   async #forward(): Promise<boolean> {
     const due = this.#server.stats.messagesIn + 1;
-    await this.#healthy?.write(LONG);
+    await this.#healthy?.write(this.#long);
     while (this.#server.stats.messagesIn < due) await turn();
     return true;
   }

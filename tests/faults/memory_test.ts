@@ -84,3 +84,84 @@ for (const [how, clients, size] of SHARED) {
       limit: LIMITS[clients] ?? MIB,
     }));
 }
+
+/** Slices of messages that are far longer: for one write, and for several. */
+const LONG_SLICES: [How, clients: number, size: number, limit: number][] = [
+  ["forwarded slices", 1, 60 * KIB, 2 * MIB],
+  ["forwarded slices", 1, 66_000, 2 * MIB],
+];
+
+for (const [how, clients, size, limit] of LONG_SLICES) {
+  test(`TCPServer pins nothing with a slice of 1 MiB that waits: ${how}, ${clients} stuck clients, ${size} bytes`, () =>
+    assertBounded({ how, clients, size, limit, turns: true, parent: MIB }));
+}
+
+/** A client whose writes never end, and how much is held by slices that it sends. */
+function stuckClient(slices: number, size: number, reconnect: boolean): string {
+  return `
+    import { setImmediate } from "node:timers";
+    import { createTcpClient } from "./mod.ts";
+    import { freePort } from "./tests/_ports.ts";
+
+    const used = async () => {
+      for (let n = 0; n < 3; n++) {
+        gc();
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      const { heapUsed, external } = Deno.memoryUsage();
+      return heapUsed + external;
+    };
+    const connect = Deno.connect;
+    const writes = [];
+    Deno.connect = async (options) => {
+      const conn = await connect(options);
+      // What is under way stays in memory, as Deno's own does.
+      conn.write = (bytes) => new Promise(() => void writes.push(bytes));
+      return conn;
+    };
+    const free = freePort();
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: free.wire });
+    const client = await createTcpClient("127.0.0.1", free.port, {
+      reconnect: ${reconnect},
+    });
+    const round = async (inOneTurn) => {
+      const before = await used();
+      for (let n = 0; n < ${slices}; n++) {
+        client.send(\`\${n} \`.padEnd(${MIB}, "0123456789abcdef").slice(0, ${size}));
+        if (!inOneTurn) await new Promise((resolve) => setImmediate(resolve));
+      }
+      return await used() - before;
+    };
+    client.send("stuck");
+    await used();
+    console.log(JSON.stringify([await round(false), await round(true)]));
+    Deno.exit();
+  `;
+}
+
+const STUCK: [slices: number, size: number][] = [
+  [100, 40],
+  [50, 60 * KIB],
+  [50, 66_000],
+];
+
+for (const [slices, size] of STUCK) {
+  for (const reconnect of [false, true]) {
+    const how = reconnect ? " with reconnect" : "";
+    test(`TCPClient.send()${how} pins nothing with slices of 1 MiB that wait for a peer that takes nothing: ${size} bytes`, async () => {
+      await using process = new Process(Deno.execPath(), [
+        ...["eval", "--quiet", "--v8-flags=--expose-gc"],
+        stuckClient(slices, size, reconnect),
+      ]);
+      const { code, stdout, stderr } = await process.ended();
+      assertEquals({ code, stderr }, { code: 0, stderr: "" });
+      for (const held of JSON.parse(stdout)) {
+        figure(`${slices} × ${size} bytes held by ${held}`);
+        // Two may be under way, whole.
+        const bound = 2 * slices * (size + MAX_OVERHEAD_BYTES) + 2 * MIB;
+        assertLess(held, bound);
+        if (size > KIB) assertLess(slices * size, held);
+      }
+    });
+  }
+}

@@ -134,6 +134,13 @@ const kinds: Record<
       return text.slice(0, 66_000);
     },
   },
+  "slices for one write of messages that are far longer": {
+    bytes: 60_000,
+    make: (i) => {
+      const text = `${i} `.padEnd(1_048_576, "0123456789abcdef ");
+      return text.slice(0, 60_000);
+    },
+  },
   "100 bytes, put together from characters": {
     bytes: 100,
     make: (i) => {
