@@ -10,12 +10,13 @@ import {
   type TCPClient,
   type TCPClientOptions,
 } from "../mod.ts";
-import { Kernel, Line, NEVER, turn } from "./_line.ts";
+import { Kernel, Line, NEVER, SOON, soon, turn } from "./_line.ts";
 import {
   KIB,
   MIB,
   outcome,
   type Peer,
+  Queue,
   Served,
   test,
   until,
@@ -485,3 +486,143 @@ for (const reconnect of [false, NEVER]) {
     });
   }
 }
+
+// Writes that stay under way
+
+/** Whether a push ends while a server goes on serving somebody else. */
+async function endsMeanwhile(
+  push: Promise<unknown>,
+  tick: () => Promise<void>,
+): Promise<boolean> {
+  let isEnded = false;
+  push.then(() => isEnded = true);
+  for (let ticks = 0; ticks < 50 && !isEnded; ticks++) await tick();
+  return isEnded;
+}
+
+for (const size of [20 * KIB, 60 * KIB, 200 * KIB]) {
+  test(`TCPServer.send() changes nothing of what is under way to a client that takes nothing: ${size} bytes`, async () => {
+    await using served = new Served(undefined, {
+      maxSendBufferBytes: 64 * MIB,
+    });
+    const { server } = served;
+    using stuck = await served.known();
+    using other = await served.known();
+    const tick = async () => {
+      await server.send("tick", other.address);
+      assertEquals(await other.read(), "tick");
+    };
+    const messages: string[] = [];
+    let last: Promise<unknown>;
+    do {
+      const message = make(`stuck ${messages.length}`, size, "é");
+      messages.push(message);
+      last = outcome(server.send(message, stuck.address));
+    } while (await endsMeanwhile(last, tick));
+    // What is under way to somebody else is as long, and not the same.
+    for (let n = 0; n < 20; n++) {
+      const message = make(`other ${n}`, size, "ö");
+      const sent = server.send(message, other.address);
+      assert(await other.read() === message);
+      await sent;
+    }
+    const reading = new Got().all(stuck, []);
+    assertEquals(await last, undefined);
+    await server.stop();
+    assertSame(await reading, messages, "what was under way");
+  });
+}
+
+/** Connections whose writes begin and end when the test says so. */
+class Gates implements Disposable {
+  readonly writes = new Queue<{
+    bytes: Uint8Array;
+    /** Has it really written. */
+    pass(): Promise<void>;
+    end(outcome: number | Error): void;
+  }>();
+  readonly #connect = Deno.connect;
+
+  constructor() {
+    const connect = this.#connect;
+    const replacement = async (options: Deno.ConnectOptions) => {
+      const conn = await connect(options);
+      const write = conn.write.bind(conn);
+      conn.write = (bytes) => {
+        const { promise, resolve, reject } = Promise.withResolvers<number>();
+        this.writes.put({
+          bytes,
+          pass: async () => resolve(await write(bytes)),
+          end: (outcome) =>
+            typeof outcome === "number" ? resolve(outcome) : reject(outcome),
+        });
+        return promise;
+      };
+      return conn;
+    };
+    Deno.connect = replacement as typeof Deno.connect;
+  }
+
+  [Symbol.dispose](): void {
+    Deno.connect = this.#connect;
+  }
+}
+
+for (const how of ["resolves", "rejects"] as const) {
+  test(`TCPClient.send() with reconnect sends each message once where a write ${how} long after its connection closed`, async () => {
+    await using line = new Line();
+    using gates = new Gates();
+    const { client, peer } = await line.connect({ reconnect: SOON });
+    const one = outcome(client.send("one"));
+    const late = await gates.writes.next();
+    peer.conn.close();
+    const again = await soon(line.accept(), "the next connection");
+    const resent = await soon(
+      gates.writes.next(),
+      "the write that is made again",
+    );
+    const two = outcome(client.send("two"));
+    await turn();
+    late.end(how === "resolves" ? late.bytes.length : new Error("late"));
+    await turn();
+    await resent.pass();
+    await (await soon(gates.writes.next(), "the next write")).pass();
+    assertEquals(await again.read(), "one");
+    assertEquals(await again.read(), "two");
+    assertEquals([await one, await two], [undefined, undefined]);
+    assertEquals(client.stats.messagesOut, 2);
+  });
+}
+
+test("TCPClient.send() rejects what a write that fails had not sent, and what waits behind it, in the order of the calls", async () => {
+  await using line = new Line();
+  using gates = new Gates();
+  const { client, gone } = await line.connect();
+  const ended: number[] = [];
+  const send = (message: string, n: number) => {
+    const sent = outcome(client.send(message));
+    sent.then(() => ended.push(n));
+    return sent;
+  };
+  const first = ["one", "two"].map(send);
+  const write = await gates.writes.next();
+  const long = "x".repeat(100 * KIB);
+  const behind = ["three", long, "four"].map((text, n) => send(text, n + 2));
+  await turn();
+  assertEquals(ended, []);
+  // The first message has left whole, and the second one in part.
+  write.end(5);
+  const rest = await gates.writes.next();
+  assertEquals(rest.bytes.length, "one two ".length - 5);
+  assertEquals(ended, []);
+  rest.end(new Deno.errors.ConnectionReset("reset"));
+  const [, ...others] = await Promise.all([...first, ...behind]);
+  for (const error of others) {
+    assertInstanceOf(error, ClosedError);
+    assertInstanceOf(error.cause, Deno.errors.ConnectionReset);
+  }
+  assertEquals(ended, [0, 1, 2, 3, 4]);
+  assertInstanceOf(await gone.next(), Deno.errors.ConnectionReset);
+  const { messagesOut, bytesOut } = client.stats;
+  assertEquals([messagesOut, bytesOut], [1, 5]);
+});
