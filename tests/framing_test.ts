@@ -463,8 +463,10 @@ function tailOf(bytes: Bytes): string {
 
 Deno.test("FrameDecoder.incomplete() has no byte of whole messages that were not taken", () => {
   const takes = fc.array(fc.nat(2), { minLength: 1, maxLength: 20 });
+  // A connection that holds more takes before it reads on.
+  const fewBytes = anyBytes.map((bytes) => bytes.slice(0, 32_768));
   fc.assert(
-    fc.property(anyBytes, anyCuts, takes, (bytes, cuts, takes) => {
+    fc.property(fewBytes, anyCuts, takes, (bytes, cuts, takes) => {
       const decoder = new FrameDecoder(DEFAULT_MAX_MESSAGE_BYTES);
       let given = 0;
       let turn = 0;
