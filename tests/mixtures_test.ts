@@ -603,6 +603,39 @@ for (const how of ["resolves", "rejects"] as const) {
   });
 }
 
+test("TCPClient.send() with reconnect sends again what several breaks in a row have left of one write", async () => {
+  await using line = new Line();
+  using gates = new Gates();
+  const { client, peer, gone } = await line.connect({ reconnect: SOON });
+  const sent = ["one", "two", "three", "four"].map((message) =>
+    outcome(client.send(message))
+  );
+  let last = peer;
+  /** The next write, of which the kernel takes so many bytes before the connection breaks. */
+  const cut = async (text: string, taken: number) => {
+    const write = await soon(gates.writes.next(), `the write of ${text}`);
+    assertEquals(new TextDecoder().decode(write.bytes), text);
+    if (taken > 0) write.end(taken);
+    const rest = taken > 0 ? await gates.writes.next() : write;
+    last.conn.close();
+    await soon(gone.next(), "the loss of the connection");
+    rest.end(new Deno.errors.ConnectionReset("reset"));
+    last = await soon(line.accept(), "the next connection");
+  };
+  await cut("one\x03two\x03three\x03four\x03", 6);
+  assertEquals([await sent[0], client.stats.messagesOut], [undefined, 1]);
+  await cut("two\x03three\x03four\x03", 0);
+  await cut("two\x03three\x03four\x03", 4);
+  assertEquals([await sent[1], client.stats.messagesOut], [undefined, 2]);
+  const write = await soon(gates.writes.next(), "the last write");
+  await write.pass();
+  for (const message of ["three", "four"]) {
+    assertEquals(await soon(last.read(), message), message);
+  }
+  assertEquals(await Promise.all(sent), sent.map(() => undefined));
+  assertEquals(client.stats.messagesOut, 4);
+});
+
 test("TCPClient.send() rejects what a write that fails had not sent, and what waits behind it, in the order of the calls", async () => {
   await using line = new Line();
   using gates = new Gates();
