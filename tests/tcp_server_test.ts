@@ -915,6 +915,13 @@ test("TCPServer reads no further from a client that does not read its replies", 
   await assertHeldBack(greedy, other);
 });
 
+test("TCPServer reads no further from a client that does not read its replies: from asynchronous callbacks", async () => {
+  await using served = new Served((message) => Promise.resolve(message));
+  using greedy = await served.peer();
+  await using other = await served.client();
+  await assertHeldBack(greedy, other);
+});
+
 // Limits and ends
 
 test("TCPServerOptions.maxClients closes one more at once and frees the place again", async () => {
