@@ -1000,6 +1000,30 @@ test("TCPClient with reconnect that nobody waits for does not keep a script aliv
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
 });
 
+test("TCPClient with reconnect that is back and that nobody waits for does not keep a script alive", async () => {
+  await using line = new Line();
+  using program = script(
+    line.free.port,
+    `const timer = setInterval(() => {
+      if (!isGone || !client.connected) return;
+      clearInterval(timer);
+      console.log("back");
+    }, 1);
+    let isGone = false;
+    await gone.promise;
+    isGone = true;`,
+  );
+  await using process = program.start(...LOOPBACK_ONLY);
+  const peer = await line.accept();
+  assertEquals(await process.read(), "ready");
+  peer.conn.close();
+  using _again = await line.accept();
+  assertEquals(await process.read(), "gone");
+  assertEquals(await process.read(), "back");
+  const { code, stderr } = await process.ended();
+  assertEquals({ code, stderr }, { code: 0, stderr: "" });
+});
+
 for (
   const [what, body, answer] of [
     ["receive", `console.log(await client.receive());`, null],
