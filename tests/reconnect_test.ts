@@ -1024,6 +1024,44 @@ test("TCPClient with reconnect that is back and that nobody waits for does not k
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
 });
 
+test("TCPClient with reconnect keeps a script alive that sends while attempts to connect fail", async () => {
+  await using line = new Line();
+  using program = script(
+    line.free.port,
+    `let attempts = 0;
+    const { connect } = Deno;
+    Deno.connect = (options) => {
+      attempts++;
+      if (attempts === 6) console.log("tries");
+      return connect(options);
+    };
+    const timer = setInterval(async () => {
+      if (attempts < 3) return;
+      clearInterval(timer);
+      await client.send("hello");
+      await client.disconnect();
+      console.log("sent");
+    }, 1);`,
+  );
+  await using process = program.start(...LOOPBACK_ONLY);
+  const peer = await line.accept();
+  assertEquals(await process.read(), "ready");
+  line.close();
+  peer.conn.close();
+  assertEquals(await process.read(), "gone");
+  assertEquals(await process.read(), "tries");
+  line.open();
+  using again = await line.accept();
+  assertEquals(await again.read(), "hello");
+  again.conn.close();
+  const { code, stdout, stderr } = await process.ended();
+  assertEquals({ code, stdout, stderr }, {
+    code: 0,
+    stdout: "sent\n",
+    stderr: "",
+  });
+});
+
 for (
   const [what, body, answer] of [
     ["receive", `console.log(await client.receive());`, null],
