@@ -89,6 +89,8 @@ for (const [how, clients, size] of SHARED) {
 const LONG_SLICES: [How, clients: number, size: number, limit: number][] = [
   ["forwarded slices", 1, 60 * KIB, 2 * MIB],
   ["forwarded slices", 1, 66_000, 2 * MIB],
+  ["replied slices", 20, 60 * KIB, 256 * KIB],
+  ["replied slices", 20, 66_000, 256 * KIB],
 ];
 
 for (const [how, clients, size, limit] of LONG_SLICES) {
