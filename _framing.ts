@@ -566,7 +566,8 @@ export class FrameEncoder {
   /** … and how many units of a long message are in it, or before it. */
   #at = 0;
   #prepared = false;
-  #sent = 0;
+  /** How many bytes the kernel has taken. */
+  sent = 0;
 
   /** @param total What this encoder adds its own amount to. */
   constructor(total: Amount = newAmount()) {
@@ -607,8 +608,9 @@ export class FrameEncoder {
   }
 
   /**
-   * Encodes what is going to wait; whether there was any. Bytes take less room than texts,
-   * and a text that is part of another one keeps all of that in memory.
+   * Encodes what is going to wait, or to be written in pieces; whether there was any. Bytes
+   * take less room than texts, and a text that is part of another one keeps all of that in
+   * memory.
    */
   pack(): boolean {
     if (this.#parts.length === 0) return false;
@@ -660,6 +662,11 @@ export class FrameEncoder {
     this.#add(0, this.#used - this.size, -this.#units);
   }
 
+  /** Whether it is being written in pieces, each of which is encoded when it is due. */
+  get isLong(): boolean {
+    return this.#prepared && this.#parts.length > 0;
+  }
+
   /** What to write next, at most a piece; valid until {@linkcode wrote} is told of all of it. */
   next(): Bytes {
     if (this.count === 0) return NOTHING;
@@ -685,8 +692,8 @@ export class FrameEncoder {
   #nextPiece(): Bytes {
     const [text] = this.#parts;
     if (typeof text === "string") return this.#encodePiece(text);
-    const end = Math.min(this.#sent + PIECE_BYTES, this.#used);
-    return this.#buffer.subarray(this.#sent, end);
+    const end = Math.min(this.sent + PIECE_BYTES, this.#used);
+    return this.#buffer.subarray(this.sent, end);
   }
 
   #encodePiece(text: string): Bytes {
@@ -698,16 +705,16 @@ export class FrameEncoder {
     if (read < left.length) return buffer.subarray(0, written);
     buffer[written] = TERMINATOR;
     const last = buffer.subarray(0, written + TERMINATOR_BYTES);
-    this.#add(0, this.#sent + last.length - this.size, -this.#units);
+    this.#add(0, this.sent + last.length - this.size, -this.#units);
     return last;
   }
 
   /** The kernel has taken so many bytes of the piece; whether it has everything now. */
   wrote(bytes: number): boolean {
-    this.#sent += bytes;
+    this.sent += bytes;
     const { length } = this.#piece;
     this.#piece = bytes < length ? this.#piece.subarray(bytes) : NOTHING;
-    if (this.#units > 0 || this.#sent < this.size) return false;
+    if (this.#units > 0 || this.sent < this.size) return false;
     if (this.#lent) giveBack(this.#lent);
     this.#lent = undefined;
     return true;
@@ -715,13 +722,13 @@ export class FrameEncoder {
 
   /** A write has failed, and nobody knows how much of the piece has left. */
   assumeSent(): void {
-    this.#sent += this.#piece.length;
+    this.sent += this.#piece.length;
   }
 
   /** Takes out the messages that are wholly with the kernel; returns their number. */
   dropSent(): number {
     return this.#drop((frames) =>
-      frames.subarray(0, this.#sent).lastIndexOf(TERMINATOR) + 1
+      frames.subarray(0, this.sent).lastIndexOf(TERMINATOR) + 1
     );
   }
 
@@ -743,7 +750,7 @@ export class FrameEncoder {
     // Not given back: who writes it may not have ended.
     this.#lent = undefined;
     this.#piece = NOTHING;
-    this.#sent = this.#at = 0;
+    this.sent = this.#at = 0;
     this.#add(-whole, -from, 0);
     return whole;
   }

@@ -127,6 +127,8 @@ export class Outbox {
   #offline = false;
   /** Whether it is going to be packed. */
   #packing = false;
+  /** How many bytes of a long message had left when that was looked at. */
+  #seen = 0;
   /** Why nothing more is sent. */
   #ended: Error | undefined;
 
@@ -195,6 +197,15 @@ export class Outbox {
     for (let i = this.#batches.length - 1; i >= first; i--) {
       if (!this.#batches[i]?.pack()) break;
     }
+    const head = this.#batches[0];
+    if (this.#writing && head?.isLong) this.#packLong(head);
+  }
+
+  /** The text of a message that leaves piece by piece is let go once it is stuck. */
+  #packLong(head: Batch): void {
+    if (head.sent === this.#seen) return void head.pack();
+    this.#seen = head.sent;
+    this.#packLater();
   }
 
   /** What to write next, if anything. */
@@ -203,7 +214,9 @@ export class Outbox {
     this.#writing = batch !== undefined;
     this.#offline = false;
     if (batch === this.#open) this.#open = undefined;
-    return batch?.next();
+    const bytes = batch?.next();
+    if (batch?.isLong) this.#packLater();
+    return bytes;
   }
 
   /** The kernel has taken so many bytes of that; returns how many messages are sent now. */

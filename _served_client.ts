@@ -186,7 +186,10 @@ export class ServedClient implements LinkEvents {
       this.#messages = this.#connection.take() ?? [];
       this.#next = 0;
     }
-    return this.#messages[this.#next++];
+    const message = this.#messages[this.#next];
+    // While its callback works, or its reply waits, it may be let go.
+    this.#messages[this.#next++] = "";
+    return message;
   }
 
   #backpressure(): Promise<void> | undefined {
