@@ -233,10 +233,19 @@ function textOf(get: () => unknown): string {
   }
 }
 
+/** As `instanceof`, which throws itself where a proxy makes it. */
+function isError(thrown: unknown): thrown is Error {
+  try {
+    return thrown instanceof Error;
+  } catch {
+    return false;
+  }
+}
+
 /** The same kind of error as `cause`, with a message that says what it stopped. */
 export function explain(what: string, cause: unknown): Error {
   const message = `${what}: ${reason(cause)}`;
-  if (!(cause instanceof Error)) return new Error(message, { cause });
+  if (!isError(cause)) return new Error(message, { cause });
   const Kind = cause.constructor as ErrorConstructor;
   const error = new Kind(message, { cause });
   if (Object.hasOwn(cause, "code") && "code" in cause) {
@@ -339,7 +348,7 @@ function stackOf(error: Error): string {
 
 /** What was thrown, as an error. */
 export function toError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new CommunicationError(
+  return isError(thrown) ? thrown : new CommunicationError(
     `Caught ${show(thrown)}, which is not an Error`,
     { cause: thrown },
   );

@@ -41,6 +41,8 @@ const NONE = -1;
 const UNKNOWN = -2;
 /** Where two terminators are within so many units, messages are very short. */
 const DENSE_UNITS = 32;
+/** The most messages that are not UTF-8 to give at once: their errors take much more memory. */
+const MAX_INVALID = 64;
 /** Room to read into: at first, and at the most. */
 const MIN_ROOM_BYTES = 1024;
 const MAX_ROOM_BYTES = 65536;
@@ -254,15 +256,21 @@ export class FrameDecoder {
 
   /** Looks closer at U+FFFD: it was sent, or put in the place of bytes that are not UTF-8. */
   #recheck(messages: Decoded, start: number): void {
+    let left = MAX_INVALID;
     for (const [i, message] of messages.entries()) {
-      const end = this.#buffer.indexOf(TERMINATOR, start);
-      if ((message as string).includes("\uFFFD")) {
-        const bytes = this.#buffer.subarray(start, end);
-        const exact = strictly(i === 0 ? this.#withAside(bytes) : bytes);
-        if (typeof exact !== "string") this.invalid++;
-        messages[i] = exact;
-      }
+      const begin = start;
+      const end = this.#buffer.indexOf(TERMINATOR, begin);
       start = end + TERMINATOR_BYTES;
+      if (!(message as string).includes("\uFFFD")) continue;
+      const bytes = this.#buffer.subarray(begin, end);
+      const exact = strictly(i === 0 ? this.#withAside(bytes) : bytes);
+      messages[i] = exact;
+      if (typeof exact === "string") continue;
+      this.invalid++;
+      if (--left > 0) continue;
+      messages.length = i + 1;
+      this.#start = this.#scanned = start;
+      return;
     }
   }
 
@@ -439,25 +447,34 @@ function byteLength(message: string): number {
 }
 
 /**
- * Buffers to encode into, by size: making one takes as long as filling it. One that
- * is lent holds at most twice what was asked for, so a write that is stuck pins little.
+ * Buffers to encode into, by size: making one takes as long as filling it. One that is
+ * lent is at most a quarter larger than what was asked for, so a write that is stuck pins
+ * little.
  */
-const lendable: Bytes[][] = [];
-/** The smallest buffer is 2^10 bytes, the largest 2^16, each with room for a terminator. */
-const MIN_BITS = 10;
-/** How many bytes of buffers of a size are kept. */
-const MAX_KEPT_BYTES = 262_144;
+const lendable = new Map<number, Bytes[]>();
+const MIN_LENT_BYTES = 1024;
+/** How many bytes of buffers are kept. */
+const MAX_KEPT_BYTES = 1_048_576;
+let keptBytes = 0;
 
 /** Lends a buffer for so many bytes, up to a piece, and one more. */
-function borrow(size: number): Bytes {
-  const bits = Math.max(MIN_BITS, 32 - Math.clz32(Math.max(size, 1) - 1));
-  return lendable[bits]?.pop() ?? new Uint8Array((1 << bits) + 1);
+function borrow(bytes: number): Bytes {
+  const most = Math.max(bytes, MIN_LENT_BYTES) - 1;
+  const shift = 29 - Math.clz32(most);
+  const size = ((most >> shift) + 1 << shift) + 1;
+  const buffer = lendable.get(size)?.pop();
+  if (!buffer) return new Uint8Array(size);
+  keptBytes -= size;
+  return buffer;
 }
 
 function giveBack(buffer: Bytes): void {
-  const bits = 31 - Math.clz32(buffer.length - 1);
-  const kept = lendable[bits] ??= [];
-  if (kept.length << bits < MAX_KEPT_BYTES) kept.push(buffer);
+  const { length } = buffer;
+  if (keptBytes + length > MAX_KEPT_BYTES) return;
+  keptBytes += length;
+  const kept = lendable.get(length);
+  if (kept) kept.push(buffer);
+  else lendable.set(length, [buffer]);
 }
 
 /** A message as a frame in a buffer that is lent; undefined if it does not fit into a piece. */
@@ -706,6 +723,10 @@ export class FrameEncoder {
     buffer[written] = TERMINATOR;
     const last = buffer.subarray(0, written + TERMINATOR_BYTES);
     this.#add(0, this.sent + last.length - this.size, -this.#units);
+    if (this.sent === 0) {
+      this.#hold(buffer, last.length);
+      this.#parts = [];
+    }
     return last;
   }
 
@@ -755,9 +776,13 @@ export class FrameEncoder {
     return whole;
   }
 
-  /** Takes out everything. */
+  /** Takes out everything: nothing of it stays with those who still know this encoder. */
   clear(): void {
     this.#add(-this.count, -this.size, -this.#units);
+    this.#hold(NOTHING, 0);
+    this.#parts = [];
+    this.#piece = NOTHING;
+    this.#lent = undefined;
   }
 }
 

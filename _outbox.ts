@@ -125,6 +125,11 @@ export class Outbox {
   #writing = false;
   /** … or can't be: there is no connection. */
   #offline = false;
+  /** How many batches at the head were posted by {@linkcode ahead} … */
+  #first = 0;
+  /** … and whether that is under way, and some of a former one are left. */
+  #isAhead = false;
+  #repeats = false;
   /** Whether it is going to be packed. */
   #packing = false;
   /** How many bytes of a long message had left when that was looked at. */
@@ -150,6 +155,11 @@ export class Outbox {
   /** The newest batch. */
   get last(): Batch | undefined {
     return this.#batches.at(-1);
+  }
+
+  /** Whether {@linkcode ahead} posts again what has not left since it did last. */
+  get repeats(): boolean {
+    return this.#isAhead && this.#repeats;
   }
 
   /** Whether a message is too much beside those that wait, which may take `limit` bytes of memory. */
@@ -179,7 +189,8 @@ export class Outbox {
 
   #begin(): Batch {
     const batch = new Batch(this.#total, this.#each);
-    this.#batches.push(batch);
+    if (this.#isAhead) this.#batches.splice(this.#first++, 0, batch);
+    else this.#batches.push(batch);
     return this.#open = batch;
   }
 
@@ -224,7 +235,7 @@ export class Outbox {
     const batch = this.#batches[0];
     if (!batch?.wrote(bytes)) return 0;
     const { count } = batch;
-    this.#batches.shift();
+    this.#shift();
     batch.settle();
     return count;
   }
@@ -245,8 +256,12 @@ export class Outbox {
    * how many messages it has sent that were not counted yet.
    */
   broke(error: () => Error): number {
+    // What was posted since then was not on its way.
+    const onItsWay = this.#writing ? this.#batches[0] : undefined;
     const whole = this.settleSent();
-    this.#change((head) => head.broke(error));
+    if (onItsWay && onItsWay === this.#batches[0]) {
+      this.#change((head) => head.broke(error));
+    }
     this.#offline = true;
     return whole;
   }
@@ -257,26 +272,31 @@ export class Outbox {
     if (!head) return undefined;
     const result = take(head);
     if (head.count > 0) return result;
-    this.#batches.shift();
+    this.#shift();
     if (this.#open === head) this.#open = undefined;
     head.settle();
     return result;
   }
 
-  /** What is posted in `body` goes before everything else. */
+  #shift(): void {
+    this.#batches.shift();
+    if (this.#first > 0) this.#first--;
+  }
+
+  /** What is posted in `body` goes before everything else, but for what it posted before. */
   ahead(body: () => void): void {
-    const waiting = this.#batches;
     const open = this.#open;
-    this.#batches = [];
     this.#open = undefined;
+    this.#isAhead = true;
+    this.#repeats = this.#first > 0;
     try {
       body();
     } finally {
-      this.pack();
-      this.#batches.push(...waiting);
-      this.#open = open;
+      this.#isAhead = false;
+      // What is packed is never behind what is not.
+      for (const batch of this.#batches.slice(0, this.#first)) batch.pack();
       // What was posted may have ended it all.
-      if (this.#ended) this.end(this.#ended);
+      this.#open = this.#ended ? undefined : open;
     }
   }
 
@@ -285,6 +305,7 @@ export class Outbox {
     this.#ended = error;
     const batches = this.#batches;
     this.#batches = [];
+    this.#first = 0;
     this.#open = undefined;
     packNoMore(this);
     for (const batch of batches) batch.settle(error);

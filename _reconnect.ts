@@ -317,12 +317,10 @@ export class ReconnectingLink implements Link {
   send(message: string): Promise<void> {
     checkMessage(message, this.#options.maxMessageBytes);
     if (this.#end) throw this.#closedError("send to");
-    if (this.#up) {
-      this.#connection.writer.pump();
-    } else {
-      this.#checkRoom(message);
-      this.#backoff.hold(true);
-    }
+    // What onReconnect sends may never leave, where connections break at once.
+    if (!this.#up || this.#outbox.repeats) this.#checkRoom(message);
+    if (this.#up) this.#connection.writer.pump();
+    else this.#backoff.hold(true);
     return this.#outbox.post(message).wait();
   }
 

@@ -193,7 +193,9 @@ export class ServedClient implements LinkEvents {
   }
 
   #backpressure(): Promise<void> | undefined {
-    return this.#connection.outbox.bytes > HIGH_WATER_BYTES
+    const { maxSendBufferBytes } = this.#host;
+    const most = Math.min(HIGH_WATER_BYTES, maxSendBufferBytes);
+    return this.#connection.outbox.bytes > most
       ? this.#connection.writer.flushed()
       : undefined;
   }
@@ -264,7 +266,7 @@ export class ServedClient implements LinkEvents {
     const { broken } = this.#connection;
     this.destroy(
       (broken ? this.#connection.endError() : undefined) ??
-        new Deno.errors.TimedOut("it takes nothing of what is pending"),
+        new Deno.errors.TimedOut("it does not take what is pending"),
     );
   }
 
@@ -274,7 +276,7 @@ export class ServedClient implements LinkEvents {
 
   /** No more messages will come, and all are handed on. */
   async #finish(): Promise<void> {
-    if (!await this.#connection.flush()) this.#giveUp();
+    if (!await this.#connection.flush(Infinity)) this.#giveUp();
     await this.#connection.close();
     this.#tellGone(this.#connection.endError());
     this.#host.closed(this);

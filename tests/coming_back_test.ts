@@ -21,8 +21,10 @@ import {
   Line,
   LONG,
   NEVER,
+  put,
   readLong,
   Reason,
+  reset,
   ResettableLine,
   ROOM,
   send,
@@ -502,6 +504,57 @@ test("TCPClientOptions.onReconnect sends before what waited also if the buffer i
   const outcomes = await Promise.all(waiting);
   assert(outcomes.some((error) => error instanceof Error), "it was full");
   await client.disconnect();
+});
+
+test("TCPClient.disconnect() in onReconnect sends all that waits, also behind what onReconnect has sent", async () => {
+  await using line = new Line();
+  const bye = Promise.withResolvers<void>();
+  const { client } = await line.strand({
+    onReconnect: () => {
+      send(client, "HELLO");
+      client.disconnect().then(bye.resolve, bye.reject);
+    },
+  });
+  // Too much for one write.
+  const waiting = Array.from(
+    { length: 20 },
+    (_, n) => `${n} `.padEnd(200_000, "x"),
+  );
+  const sent = waiting.map((message) => outcome(client.send(message)));
+  line.open();
+  const again = await soon(line.accept(), "the next connection");
+  const got = await again.messages();
+  again.conn.close();
+  assertEquals(got.map(sequence), ["HELLO", ...waiting].map(sequence));
+  assertEquals((await Promise.all(sent)).filter((error) => error), []);
+  await bye.promise;
+});
+
+test("TCPClientOptions.onReconnect that sends what never leaves has it refused over maxSendBufferBytes", async () => {
+  await using line = await ResettableLine.open();
+  const hellos: Promise<unknown>[] = [];
+  const { client, socket } = await line.connect({
+    reconnect: { ...SOON, attempts: 1000 },
+    maxSendBufferBytes: MIB,
+    onReconnect: () => hellos.push(outcome(client.send("x".repeat(32 * MIB)))),
+    maxMessageBytes: 64 * MIB,
+  });
+  socket.resetAndDestroy();
+  // Each connection brings a byte, so none counts as a failure.
+  for (let n = 0; n < 4; n++) {
+    const next = await line.accept();
+    await put(next, "welcome\x03");
+    await client.receive();
+    await reset(next);
+  }
+  await client.disconnect();
+  const errors = await Promise.all(hellos);
+  assert(
+    errors.some((error) =>
+      error instanceof CommunicationError &&
+      error.message.startsWith("Cannot hold more than 1048576 bytes")
+    ),
+  );
 });
 
 test("TCPClientOptions.onReconnect sends after an await what goes behind what waited", async () => {

@@ -497,6 +497,27 @@ Deno.test("FrameDecoder.incomplete() gives bytes of their own", () => {
   assertEquals(decoder.take(), ["abc"]);
 });
 
+Deno.test("FrameDecoder gives few messages at once that are not UTF-8, and all of them in the end", () => {
+  const decoder = new FrameDecoder(DEFAULT_MAX_MESSAGE_BYTES);
+  const items = Array.from(
+    { length: 5000 },
+    (_, n) => n % 3 === 0 ? "A" : n % 3 === 1 ? "\uFFFD" : null,
+  );
+  const bytes = concat(
+    items.map((item) => item === null ? fromHex("FF 03") : utf8(item + END)),
+  );
+  const got: (string | null)[] = [];
+  for (const _ of feed(decoder, bytes)) {
+    for (let some; (some = decoder.take());) {
+      const errors = some.filter((item) => typeof item !== "string");
+      assertLessOrEqual(errors.length, 64);
+      got.push(...some.map((item) => typeof item === "string" ? item : null));
+    }
+  }
+  assertEquals(got, items);
+  assertEquals(decoder.invalid, items.filter((item) => item === null).length);
+});
+
 Deno.test("FrameDecoder gives one error for one bad byte among good messages, however long", () => {
   for (const size of [1, 10, 4095, 4096, 4097, 20_000, 70_000]) {
     const edges = WINDOWS.flatMap((at) => [at - 1, at]);

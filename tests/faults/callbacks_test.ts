@@ -35,6 +35,15 @@ const never = new Promise<never>(() => {});
 
 const odd = (value: unknown) => value as Reply | Promise<Reply>;
 
+/** A value that throws when it is asked what it is. */
+function hostile(): unknown {
+  return new Proxy({}, {
+    getPrototypeOf() {
+      throw new Error("trap");
+    },
+  });
+}
+
 /** What a callback may do with a message of that name, and what the client gets. */
 const DEEDS: Record<
   string,
@@ -63,6 +72,16 @@ const DEEDS: Record<
     deed: () => {
       throw Object.create(null);
     },
+    error: "Caught an object",
+  },
+  "throws what no instanceof can be asked of": {
+    deed: () => {
+      throw hostile();
+    },
+    error: "Caught an object",
+  },
+  "rejects with what no instanceof can be asked of": {
+    deed: () => Promise.reject(hostile()),
     error: "Caught an object",
   },
   "returns a number": { deed: () => odd(7), error: "Cannot reply with 7" },
