@@ -1,11 +1,17 @@
 // Why: a link that leads nowhere, a message that nobody explains and C code that
 // does not compile are mistakes that only a reader would find.
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import { wirePort } from "../mod.ts";
-import { onWindows } from "./_machine.ts";
+import { onLinux, onWindows } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
 import { isInstalled, Process, ROOT } from "./_process.ts";
+import { connectFrom, Served } from "./_served.ts";
 import { modules } from "../tools/_deno.ts";
 
 const PAGES = [
@@ -294,6 +300,23 @@ Deno.test("docs/troubleshooting.md: has every message that the modules can throw
     return !new RegExp(pattern).test(page);
   });
   assertEquals(missing.map((pieces) => pieces.join("…")), []);
+});
+
+Deno.test({
+  name:
+    "docs/troubleshooting.md: has what onDisconnect gets of a reset, as Linux words it",
+  ignore: !onLinux,
+  async fn() {
+    const page = read("docs/troubleshooting.md");
+    await using served = new Served();
+    const peer = await connectFrom(0, served.wire);
+    await served.connected.next();
+    await peer.reset();
+    const [, error] = await served.disconnected.next();
+    assertStringIncludes(page, `\`${error?.message}\``);
+    // Where this module says what could not be done, it leaves out the number.
+    assertEquals(page.match(/`Cannot [^`]*\(os error[^`]*`/g), null);
+  },
 });
 
 const HARNESS = `
