@@ -39,8 +39,9 @@ const READ_ON_BYTES = 4096;
 const MAX_KEPT_BYTES = 16_777_216;
 
 /**
- * How to keep trying to connect. A connection that ends before it has brought a byte or
- * lasted `maxDelay` counts as a failed attempt, the first connection too.
+ * How to keep trying to connect. With `reconnect`, a connection that ends before it has
+ * brought a byte or lasted `maxDelay` counts as a failed attempt, the first connection
+ * too. With `retry` alone, an attempt that has connected has succeeded.
  */
 export interface RetryOptions {
   /**

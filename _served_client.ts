@@ -42,17 +42,21 @@ export interface MessageContext {
    * a motion: `await move(to, { signal })`.
    *
    * While a callback works, the server reads no further once 4 KiB wait, and does not
-   * see an end behind them. Nor is silence an end then: `idleTimeout` waits for the
-   * callback.
+   * see an end behind them, not even a reset: these messages are handed on with a
+   * signal that has not aborted, until less than 4 KiB is left or a reply can't be
+   * written. So let a client send one order at a time, and give the order a deadline.
+   * Nor is silence an end then: `idleTimeout` waits for the callback.
    */
   readonly signal: AbortSignal;
 }
 
 /**
  * Called with each message of each client, one at a time for a client, in the
- * order they arrived. It is called no more once the connection broke: messages that
- * wait are dropped then, and the reply of a callback at work is sent to nobody. A
- * client that has only ended its side still gets its messages handled and answered.
+ * order they arrived. It is called no more once the server sees that the connection
+ * broke: messages that wait are dropped then, and the reply of a callback at work is
+ * sent to nobody. It may see that late while 4 KiB or more wait: see
+ * {@linkcode MessageContext.signal}. A client that has only ended its side still gets
+ * its messages handled and answered.
  *
  * @param message The message.
  * @param clientAddr The address of the client.

@@ -153,15 +153,17 @@ export interface TCPServerOptions {
   onConnect?: ((clientAddr: Address) => void) | null;
   /**
    * Called once when a client is gone, with the error unless it ended in order. A
-   * connection that broke is told at once, also while a callback works. A client that
-   * has ended its side is gone when it has the replies that are due.
+   * connection that broke is told at once, also while a callback works, unless 4 KiB or
+   * more wait: see {@linkcode MessageContext.signal}. A client that has ended its side
+   * is gone when it has the replies that are due.
    */
   onDisconnect?: ((clientAddr: Address, error?: Error) => void) | null;
   /**
    * Called with what went wrong: a callback that threw, a message that is not
    * UTF-8, a reply that can't be sent, a connection that can't be accepted. The
    * default writes a line for an error of this module, and the stack for what a
-   * callback threw; ten a second at most, and the number of the rest.
+   * callback threw; ten at most in each second, which begins with its first error, and
+   * then the number of the rest.
    *
    * @default {console.error}
    */

@@ -30,6 +30,7 @@ import {
   KIB,
   LOOPBACK,
   MIB,
+  onLinux,
   type Peer,
   Queue,
   Served,
@@ -147,6 +148,32 @@ test("TCPServer has forgotten a client that broke off when onDisconnect tells so
   assertEquals(clients, []);
   assertInstanceOf(outcome, ClosedError);
 });
+
+// A known limit, so that docs/patterns.md stays true.
+test(
+  "MessageContext.signal does not abort while 16 KiB wait behind the callback of a client that broke off, until a reply fails",
+  async () => {
+    await using served = new Working();
+    const [peer, first] = await served.breakable(
+      `work${TERMINATOR}${`next${TERMINATOR}`.repeat(4 * KIB)}`,
+    );
+    await peer.reset();
+    // Others are heard meanwhile, so a reset that can be seen has been.
+    await assertServes(served);
+    first.finish(null);
+    const second = await served.work.next();
+    assertEquals([second.message, second.context.signal.aborted], [
+      "next",
+      false,
+    ]);
+    assertEquals(served.disconnected.rest(), []);
+    second.finish("done");
+    const [, error] = await served.disconnected.next();
+    assertInstanceOf(error, Deno.errors.ConnectionReset);
+    assertInstanceOf(await aborted(second.context), Error);
+  },
+  { ignore: !onLinux },
+);
 
 test("TCPServer keeps no place for clients that broke off while their callbacks never settle", async () => {
   const maxClients = 3;
