@@ -65,8 +65,9 @@ export function refusal(
  *
  * @param ranges Ranges such as `"192.168.1.0/24"` or `"fd00::/64"`, or single
  * addresses. An IPv4 address is four decimal numbers without leading zeros. An IPv4
- * range fits IPv4-mapped IPv6 addresses too; an IPv6 range fits neither, but for
- * `"::/0"`, which is every address.
+ * range fits IPv4-mapped IPv6 addresses too, and so does the same range written as
+ * one within `"::ffff:0:0/96"`. Another IPv6 range fits neither, but for `"::/0"`,
+ * which is every address.
  * @returns A function that says whether the IP address of a peer, written as Deno
  * writes it, is in a range.
  * @throws {TypeError} If there is no range, or one that is not an IP address and a

@@ -37,8 +37,10 @@
  * - `--json` prints one object a line, with `time` (ISO 8601), `event`, and what
  *   `--help` of the command tells for each event. Messages are exact there.
  * - What went wrong is told on standard error. The exit code is 0 where all went
- *   well, 1 where something failed, and 2 where it was called wrongly.
- * - Slow output slows the peer down: nothing is lost, and memory stays bounded.
+ *   well, 1 where something failed, and 2 where it was called wrongly. A host that
+ *   nobody knows and a certificate that can't be used are failures.
+ * - Slow output slows a TCP peer down: nothing is lost. With `udp` the kernel drops
+ *   datagrams meanwhile. Memory stays bounded.
  *   Output that can't be written, as on a full disk, ends it with 1.
  * - Ctrl-C ends it in order: what is pending is sent, and connections are closed.
  *   Output that nobody reads is left out then, and the exit code is 1. A second

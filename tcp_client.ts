@@ -125,7 +125,8 @@ export interface TCPClientOptions {
   /**
    * With `reconnect`, how much memory messages may take that wait while there is no
    * connection, in bytes: each counts with its bytes on the wire and 448 for its
-   * overhead. A message too many is refused. One message alone may always wait.
+   * overhead. A message too many is refused. One message alone may always wait. While
+   * there is a connection nothing is refused: await `send`, which waits for the server.
    *
    * @default {16_777_216}
    */
@@ -413,7 +414,8 @@ export class TCPClient
 
   /**
    * Sends a message, and the terminator behind it. Messages leave in the order of
-   * the calls, awaited or not; those sent without awaiting in between in one write.
+   * the calls, awaited or not; those sent without awaiting in between leave together,
+   * in writes of up to about 64 KiB each.
    *
    * @param message The message: any string without U+0003, the empty one too.
    * @returns Resolves when the bytes are with the kernel, which does not tell that
@@ -459,7 +461,9 @@ export class TCPClient
    * next call goes on with the next message.
    * @throws {MessageTooLargeError} If the next message is over `maxMessageBytes`;
    * that closes the connection.
-   * @throws {RangeError} If the timeout is negative or not a number.
+   * @throws {RangeError} If the timeout is negative or NaN.
+   * @throws {TypeError} If the timeout is not a number, the signal not an `AbortSignal`,
+   * or there is no such option.
    *
    * @example Polling
    * ```ts

@@ -449,7 +449,9 @@ export class UDPSocket
    * @throws {ClosedError} If the socket is closed.
    * @throws {InvalidMessageError} In the place of a datagram that is not UTF-8; the
    * next call goes on with the next datagram.
-   * @throws {RangeError} If the timeout is negative or not a number.
+   * @throws {RangeError} If the timeout is negative or NaN.
+   * @throws {TypeError} If the timeout is not a number, the signal not an `AbortSignal`,
+   * or there is no such option.
    *
    * @example Usage
    * ```ts

@@ -32,7 +32,8 @@ const CERTIFICATE = "-----BEGIN CERTIFICATE-----";
 export const CONNECTING: Record<string, Option> = {
   "connect-timeout": {
     value: "ms",
-    help: "How long to try to connect (default: 10000)",
+    help:
+      "How long to try to connect, with --retry each\nattempt (default: 10000)",
   },
   "retry": {
     help: "Keep trying until there is a server",
