@@ -166,6 +166,20 @@ test("RetryOptions.attempts count from the first connection on, if that one brin
   assert(peers.length === attempts || peers.length === attempts - 1);
 });
 
+test("TCPClientOptions.retry alone counts no connection that the server closes at once", async () => {
+  await using line = new Line();
+  const retries: Error[] = [];
+  const { client, peer } = await line.connect({
+    retry: { ...SOON, attempts: 3 },
+    onRetry: (error) => retries.push(error),
+  });
+  peer.conn.close();
+  const error = await soon(outcome(client.receive()), "the end");
+  assertInstanceOf(error, ClosedError);
+  assertEquals(error.cause, undefined);
+  assertEquals(retries, []);
+});
+
 test("RetryOptions.maxDelay is reached by pauses that grow while a server closes at once", async () => {
   await using line = new Line();
   using clock = new Clock(0.5);
