@@ -323,8 +323,10 @@ function packLater(outbox: Outbox): void {
 
 function packAll(): void {
   timer = undefined;
-  for (const outbox of unpacked) outbox.pack();
+  const due = [...unpacked];
+  // Before they are packed, as one that can't be yet comes again.
   unpacked.clear();
+  for (const outbox of due) outbox.pack();
 }
 
 function packNoMore(outbox: Outbox): void {

@@ -712,6 +712,42 @@ test("TCPServer gives up a client that ended its side and takes none of its repl
   assertEquals(server.getConnectedClients(), []);
 });
 
+/** Makes long timers so many times as fast, and leaves short ones as they are. */
+function hurry(times: number): Disposable {
+  const original = globalThis.setTimeout;
+  const replacement = (then: () => void, ms = 0) =>
+    original(then, ms < 100 ? ms : ms / times);
+  globalThis.setTimeout = replacement as typeof setTimeout;
+  return { [Symbol.dispose]: () => globalThis.setTimeout = original };
+}
+
+test("TCPServer sends a client that ended its side all that is pending, for as long as it takes some", async () => {
+  await using served = new Served(undefined, { maxSendBufferBytes: 128 * MIB });
+  const { server } = served;
+  using peer = await served.known();
+  const [client] = server.getConnectedClients();
+  assert(client);
+  using _ = hurry(20);
+  const pushes = Array.from({ length: 64 }, (_, n) => `${n} `.padEnd(MIB, "x"));
+  const sent = pushes.map((message) => server.send(message, client));
+  await peer.conn.closeWrite();
+  // Ten seconds are half a second here. The kernel tells of room in large parts only.
+  const end = performance.now() + 800;
+  const buffer = new Uint8Array(256 * KIB);
+  let left = pushes.length * (MIB + 1);
+  while (performance.now() < end) {
+    left -= await peer.conn.read(buffer) ?? 0;
+    await delay(5);
+  }
+  while (left > 0) {
+    const count = await peer.conn.read(buffer);
+    assert(count !== null, `${left} bytes have not come`);
+    left -= count;
+  }
+  await Promise.all(sent);
+  assertEquals((await served.disconnected.next())[1], undefined);
+});
+
 test("TCPServer hands nothing on of a half-closed client once a reply to it has failed", async () => {
   const work = new Queue<() => void>();
   let calls = 0;
