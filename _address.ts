@@ -54,11 +54,24 @@ export function wirePort(
   return port + portOffset;
 }
 
-/** The mistake of who has just opened a firewall. */
+/** The mistake of who has just opened a firewall, or reads `Deno.args`. */
 function wireHint(port: unknown, portOffset: number): string {
+  if (typeof port === "string" && /^7\d{4}$/.test(port)) {
+    return `; write ${port} without quotes, or Number(port)`;
+  }
   if (typeof port !== "number" || !Number.isInteger(port)) return "";
   const [, mapped] = toAddress({ hostname: "", port }, portOffset);
   return mapped === port ? "" : `; ${port} is the wire port of ${mapped}`;
+}
+
+/** Throws where an address stands in the place of the port, as in Python's `bind()`. */
+export function checkNoHost(port: unknown): void {
+  if (typeof port !== "string") return;
+  const isIp = /[.:]/.test(port) && parseIp(port) !== undefined;
+  if (!isIp && !/^[a-z][\w.-]*$/i.test(port)) return;
+  const takes = `an integer from ${MIN_PORT} to ${MAX_PORT}; ` +
+    "the address to listen on is the option hostname";
+  throw refuse("a communication port", port, takes, RangeError);
 }
 
 /** The option `portOffset`: every communication port stays within 1 to 65535. */
@@ -149,6 +162,8 @@ const NAME = /^[\w.-]+$/;
 const NEARLY_IPV4 = /^\d+\.\d+\.\d+\.(?:\d\w*|[IOlo\d]+)$/;
 const HOST_FORMS =
   'four numbers from 0 to 255 such as "192.168.1.100", an IPv6 address or a host name';
+/** An address or a name with a port behind it: `127.0.0.1:70001`, `[::1]:70001`. */
+const WITH_PORT = /^(?:[^:]+|\[.*\]):\d+$/;
 /** Why an address with such a number is refused. */
 export const OCTAL_WHY =
   "some programs read numbers with leading zeros as octal";
@@ -169,6 +184,11 @@ export function checkHost(
       !NEARLY_IPV4.test(host);
     if (isName) return;
   } else if (host.includes(":") || EXACT_IPV4.test(host)) return;
+  if (WITH_PORT.test(host)) {
+    throw new TypeError(
+      `Cannot use ${show(host)} as ${name}: the port is an argument of its own`,
+    );
+  }
   if (OCTAL.test(host)) {
     throw new TypeError(
       `Cannot use ${show(host)} as ${name}: ${OCTAL_WHY}`,

@@ -13,7 +13,7 @@ import {
   OCTAL_WHY,
   parseIp,
 } from "./_address.ts";
-import { isPromise, show } from "./_options.ts";
+import { callback, isPromise, type Option, show } from "./_options.ts";
 import { CommunicationError, reason } from "./_errors.ts";
 
 const IPV4_BITS = 32n;
@@ -30,6 +30,19 @@ function parseExactIp(text: string): bigint | undefined {
 
 /** Says whether a peer may connect to a server, or send to a socket. */
 export type Allow = (peer: Address) => boolean;
+
+const readAllow = callback<Allow>();
+
+/** The option `allow`; a range in its place is told what makes a function of it. */
+export const allowOption: Option<Allow | undefined> = (value, name) => {
+  const [range]: unknown[] = Array.isArray(value) ? value : [value];
+  if (typeof range !== "string" || !/[.:]/.test(range)) {
+    return readAllow(value, name);
+  }
+  throw new TypeError(
+    `Cannot use ${show(value)} as ${name}: write allowCidr(${show(range)})`,
+  );
+};
 
 /** Why a peer is refused, or undefined: only a plain `true` lets it in. */
 export function refusal(

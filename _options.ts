@@ -220,13 +220,21 @@ export function refuse(
   return new Kind(`Cannot use ${show(value)} as ${name}: it takes ${takes}`);
 }
 
+/**
+ * Numbers from here on are taken for milliseconds, or for Python's `recv(1024)`: no
+ * script waits 100 seconds for a message, and none less than 100 ms for a reply.
+ */
+const LEAST_AS_MS = 100;
+
 /** The error for what can't be options; Python takes a timeout as a number of seconds. */
 function refuseOptions(options: unknown, table: Table): Error {
   const timeout = ["timeout", "connectTimeout"].find((name) => name in table);
   if (timeout && typeof options === "number" && options >= 0) {
-    const ms = Math.round(options * 1000);
+    const isMs = options >= LEAST_AS_MS;
+    const ms = isMs ? options : Math.round(options * 1000);
     return new TypeError(
-      `Cannot use ${options} as options: write { ${timeout}: ${ms} }`,
+      `Cannot use ${options} as options: write { ${timeout}: ${ms} }` +
+        (isMs ? ", which is in milliseconds" : ""),
     );
   }
   const names = list(Object.keys(table));

@@ -30,6 +30,7 @@
 import {
   type Address,
   checkAddress,
+  checkNoHost,
   formatWithWire,
   host,
   offset,
@@ -45,7 +46,7 @@ import {
   toError,
 } from "./_errors.ts";
 import { checkMessage, encodeFrame, maxMessageBytes } from "./_framing.ts";
-import { allowCidr, refusal } from "./_ip.ts";
+import { allowCidr, allowOption, refusal } from "./_ip.ts";
 import {
   callback,
   integer,
@@ -181,7 +182,7 @@ const OPTIONS = {
     DEFAULT_MAX_SEND_BUFFER_BYTES,
   ),
   idleTimeout: milliseconds(0, 0),
-  allow: callback<(clientAddr: Address) => boolean>(),
+  allow: allowOption,
   tls: serverTls,
   onConnect: callback<(clientAddr: Address) => void>(),
   onDisconnect: callback<(clientAddr: Address, error?: Error) => void>(),
@@ -224,6 +225,7 @@ export function createTcpServer(
   messageCallback?: MessageCallback | null,
   options?: TCPServerOptions,
 ): TCPServer {
+  checkNoHost(port);
   const handle = readCallback(messageCallback);
   const args = ["port", "messageCallback"];
   const settings = readOptions("createTcpServer", options, OPTIONS, args);

@@ -27,6 +27,7 @@
 import {
   type Address,
   checkAddress,
+  checkNoHost,
   formatAddress,
   formatWithWire,
   host,
@@ -37,13 +38,8 @@ import {
 import { ClosedError, explain, InvalidMessageError } from "./_errors.ts";
 import { checkText, decodeDatagram, encodeDatagram } from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_inbox.ts";
-import { type Allow, allowCidr, reach, refusal } from "./_ip.ts";
-import {
-  boolean,
-  callback,
-  type OptionsTable,
-  readOptions,
-} from "./_options.ts";
+import { type Allow, allowCidr, allowOption, reach, refusal } from "./_ip.ts";
+import { boolean, type OptionsTable, readOptions } from "./_options.ts";
 import { newStats, type Stats, type UDPStats } from "./_stats.ts";
 import { endYield, Hold, Turns, yieldAfterBurst, yielding } from "./_time.ts";
 
@@ -94,7 +90,7 @@ const OPTIONS = {
   hostname: host("0.0.0.0"),
   portOffset: offset,
   reuseAddress: boolean(false),
-  allow: callback<(senderAddr: Address) => boolean>(),
+  allow: allowOption,
 } satisfies OptionsTable<UDPSocketOptions>;
 
 /**
@@ -129,6 +125,7 @@ export function createUdpSocket(
   port: number,
   options?: UDPSocketOptions,
 ): UDPSocket {
+  checkNoHost(port);
   const { hostname, portOffset, reuseAddress, allow } = readOptions(
     "createUdpSocket",
     options,

@@ -84,6 +84,8 @@ Deno.test("wirePort() refuses what is not a communication port, and names it and
   for (const [port, shown] of BAD_PORTS) {
     const hint = typeof port === "number" && port >= 4464 && port <= 5464
       ? `; ${port} is the wire port of ${port + 65_536}`
+      : port === "70001"
+      ? "; write 70001 without quotes, or Number(port)"
       : "";
     const error = assertThrows(() => wirePort(port as number), RangeError);
     assertEquals(
@@ -207,7 +209,7 @@ const MISTYPED = [
   ...["192.168.1.1O", "192.168.1.l0", "192.168.1.O", "192.168.1.7a"],
   ...["192.168.1", "192.168.1.256", "192.168.1.1.1", "192.168.1.7."],
   ...["192.168.1O.1", "192.168..7", "3232235879", "0xc0a80107", "127.1"],
-  ...["192.168.1.7 ", " 192.168.1.7", "192.168.1.7/24", "192.168.1.7:70001"],
+  ...["192.168.1.7 ", " 192.168.1.7", "192.168.1.7/24"],
   ...[
     "http://robot-7",
     "robot 7",

@@ -517,6 +517,17 @@ const INSTEAD: [owner: string, value: unknown, message: string][] = [
     5.0,
     "Cannot use 5 as options: write { connectTimeout: 5000 }",
   ],
+  [
+    "receive",
+    1024, // Python's socket.recv(1024)
+    "Cannot use 1024 as options: write { timeout: 1024 }, which is in milliseconds",
+  ],
+  ["receive", 99, "Cannot use 99 as options: write { timeout: 99000 }"],
+  [
+    "createTcpClient",
+    10_000,
+    "Cannot use 10000 as options: write { connectTimeout: 10000 }, which is in milliseconds",
+  ],
   ["receive", 0.29, "Cannot use 0.29 as options: write { timeout: 290 }"],
   [
     "receive",
@@ -542,6 +553,54 @@ for (const [owner, value, message] of INSTEAD) {
     }
   });
 }
+
+/** Arguments as Python and other modules take them, and what the error says. */
+const PYTHONIC: [call: (...args: never[]) => unknown, unknown[], string][] = [
+  ...[createTcpServer, createUdpSocket].flatMap((call) =>
+    [LOOPBACK, "localhost", "::"].map((address): typeof PYTHONIC[number] => [
+      call,
+      [address, 70_002, NOTHING],
+      `Cannot use "${address}" as a communication port: it takes an integer from 70000 to 71000; the address to listen on is the option hostname`,
+    ])
+  ),
+  ...[
+    [createTcpServer, ["70001"]] as const,
+    [createUdpSocket, ["70001"]] as const,
+    [createTcpClient, [LOOPBACK, "70001"]] as const,
+  ].map(([call, args]): typeof PYTHONIC[number] => [
+    call,
+    [...args],
+    'Cannot use "70001" as a communication port: it takes an integer from 70000 to 71000; write 70001 without quotes, or Number(port)',
+  ]),
+  ...["127.0.0.1:70001", "line-pc:70001", "[::1]:70001"]
+    .map((ip): typeof PYTHONIC[number] => [
+      createTcpClient,
+      [ip, 70_001],
+      `Cannot use "${ip}" as an IP address: the port is an argument of its own`,
+    ]),
+];
+for (const [call, args, message] of PYTHONIC) {
+  const shown = args.map((arg) => Deno.inspect(arg)).join(", ");
+  Deno.test(`${call.name}(${shown}) says what goes where`, async () => {
+    const error = await thrown(() => call(...args as never[]));
+    assertEquals(error.message, message);
+  });
+}
+
+Deno.test("allow that is a range, or several, names allowCidr()", async () => {
+  const range = "192.168.1.0/24";
+  for (const { call, cases } of SUBJECTS) {
+    if (!("allow" in cases)) continue;
+    for (
+      const [allow, shown] of [[range, `"${range}"`], [[range], "an array"]]
+    ) {
+      assertEquals(
+        (await thrown(() => call({ allow }))).message,
+        `Cannot use ${shown} as allow: write allowCidr("${range}")`,
+      );
+    }
+  }
+});
 
 /** What looks like options and has none. */
 const NO_BAGS: [value: object, shown: string][] = [
