@@ -23,8 +23,10 @@ import {
 
 const DEFAULT_TIMEOUT_MS = 5_000;
 const DEFAULT_WAIT_MS = 1_000;
-/** How long the input may take to tell that it has ended, once the server has closed. */
+/** How long the input may take to tell that it has ended, once the server has closed … */
 const INPUT_END_MS = 250;
+/** … and where it has brought lines, so that those behind them are counted. */
+const USED_INPUT_END_MS = 2_000;
 /** What a certificate as PEM begins with. */
 const CERTIFICATE = "-----BEGIN CERTIFICATE-----";
 
@@ -149,7 +151,8 @@ of output, until the server closes the connection or the input ends: what is
 pending is sent then, and what arrives within --wait is still shown. With
 --request each line waits for its reply, and the end of the input is the end;
 a reply that does not come in time ends it too, with exit code 1, and messages
-that nobody asked for go to standard error.`,
+that nobody asked for go to standard error. Lines that come after the server has
+closed are counted for two seconds, and end it with exit code 1.`,
   options: {
     "request": {
       help: "Wait for one reply to each line before the next goes",
@@ -197,6 +200,7 @@ that nobody asked for go to standard error.`,
     } finally {
       await client.disconnect();
       await conversation.finished();
+      conversation.tellUnsent();
       await closeClient(client, session);
     }
   },
@@ -217,6 +221,9 @@ class Conversation {
   /** Takes the reply that is waited for; undefined is the end of the connection. */
   #answer: ((reply: string | null | undefined) => void) | undefined;
   #closed = false;
+  /** How many lines the input has brought, and how many of them were not sent. */
+  #lines = 0;
+  #unsent = 0;
   #atHand: Promise<boolean> | undefined;
 
   constructor(client: TCPClient, session: Session, settings: Settings) {
@@ -248,7 +255,17 @@ class Conversation {
     await this.#client.disconnect();
     await this.finished();
     // A line that is there can't be sent any more, which must not go unsaid.
-    await Promise.race([sent, pause(INPUT_END_MS, this.#session)]);
+    const limit = this.#lines > 0 ? USED_INPUT_END_MS : INPUT_END_MS;
+    await Promise.race([sent, pause(limit, this.#session)]);
+  }
+
+  /** Says how many lines were not sent. */
+  tellUnsent(): void {
+    if (this.#unsent === 0) return;
+    const lines = this.#unsent === 1 ? "1 line" : `${this.#unsent} lines`;
+    const who = this.#closed ? "the server has closed" : "this side has closed";
+    const error = `Cannot send ${lines} of the input: ${who} the connection`;
+    this.#session.fail(new Error(error), this.#peer);
   }
 
   /** Settles when the lines at hand are sent and replied to, or never will be. */
@@ -284,20 +301,26 @@ class Conversation {
   async #send(): Promise<void> {
     const { request, maxMessageBytes } = this.#settings;
     for await (const lines of this.#session.lines(maxMessageBytes)) {
+      this.#lines += lines.length;
       this.#atHand = request ? this.#askAll(lines) : this.#sendAll(lines);
-      if (!await this.#atHand) return;
+      if (!await this.#atHand && request) return;
     }
   }
 
   /** Whether the connection can take more. */
   async #sendAll(lines: string[]): Promise<boolean> {
     const sent = lines.map((line) => this.#client.send(line));
+    let isOpen = true;
     for (const result of await Promise.allSettled(sent)) {
       if (result.status === "fulfilled") continue;
-      this.#session.fail(result.reason, this.#peer);
-      if (result.reason instanceof ClosedError) return false;
+      if (result.reason instanceof ClosedError) {
+        isOpen = false;
+        this.#unsent++;
+      } else {
+        this.#session.fail(result.reason, this.#peer);
+      }
     }
-    return true;
+    return isOpen;
   }
 
   async #askAll(lines: string[]): Promise<boolean> {

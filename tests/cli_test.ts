@@ -528,7 +528,10 @@ Deno.test("cli connect exits with 1 when the server closes before all is sent", 
   const { code, stdout, stderr } = await tool.ended();
   await written;
   assertEquals(code, 1);
-  assertMatch(stderr, /^daystar-comm: Cannot send to .*\n$/);
+  assertMatch(
+    stderr,
+    /^daystar-comm: .*: Cannot send \d+ lines of the input: the server has closed the connection\n$/,
+  );
   const events = toEvents(stdout).map(({ event }) => event);
   assertEquals(events, ["error", "disconnected"]);
 });
@@ -544,6 +547,24 @@ Deno.test("cli connect exits with 1 when a line comes after the server has close
   await conn.closeWrite();
   const { code, stdout } = await tool.ended();
   assertEquals({ code, stdout }, { code: 1, stdout: "bye\n" });
+});
+
+Deno.test("cli connect tells how many lines came after the server had closed, and exits with 1", async () => {
+  using port = freePort();
+  const accepted = acceptRaw(port);
+  await using tool = cli("connect", LOOPBACK, port.port);
+  using conn = await accepted;
+  await tool.write("first\n");
+  await deadline(conn.read(new Uint8Array(6)), PATIENCE);
+  await conn.closeWrite();
+  assertEquals(await drain(conn), ""); // it has seen the end
+  await tool.write("second\nthird\n");
+  assertEquals(await tool.end(), {
+    code: 1,
+    stdout: "",
+    stderr:
+      `daystar-comm: ${LOOPBACK}:${port.port}: Cannot send 2 lines of the input: the server has closed the connection\n`,
+  });
 });
 
 Deno.test("cli connect tells what the server left incomplete, and exits with 1", async () => {
