@@ -10,6 +10,9 @@
 //   answer 0.0.0.0 70002 arm-1
 //       --allow-net, or 0.0.0.0:4466 and the addresses that it may answer
 //
+// Keep --no-prompt: without it, on a terminal, a datagram from an address without
+// permission makes Deno ask for it, and everything stops until somebody answers.
+//
 // Datagrams get lost, so `find` asks three times and counts nobody twice.
 
 import { createUdpSocket, InvalidMessageError } from "@daystar/comm";
@@ -53,8 +56,14 @@ async function answer(name = "robot"): Promise<void> {
     try {
       for await (const [message, sender] of socket) {
         if (message !== QUESTION) continue;
-        await socket.send(`${ANSWER}${name}`, sender);
-        console.log(`Answered ${sender}`);
+        try {
+          await socket.send(`${ANSWER}${name}`, sender);
+          console.log(`Answered ${sender}`);
+        } catch (error) {
+          // Nobody can answer a forged sender, such as one with port 0, and this
+          // script has no permission for some. The next one may be meant.
+          if (open) console.error(Error.isError(error) ? error.message : error);
+        }
       }
     } catch (error) {
       ignoreNoise(error);

@@ -2,7 +2,8 @@
 
 // Waits for one datagram and answers it; the second address of --allow-net is
 // the sender that it may answer. Without arguments it listens on every
-// interface, which takes --allow-net (or 0.0.0.0:4466 and the senders).
+// interface, which takes --allow-net (or 0.0.0.0:4466 and the senders). Keep
+// --no-prompt: a sender without permission would make Deno ask, and wait.
 
 import { createUdpSocket } from "@daystar/comm";
 
@@ -14,5 +15,10 @@ const result = await receiver.receive({ timeout: 10_000 });
 if (result !== null) {
   const [message, senderAddr] = result;
   console.log(`Received: ${message} from: ${senderAddr}`);
-  await receiver.send(`Reply: ${message}`, senderAddr);
+  try {
+    await receiver.send(`Reply: ${message}`, senderAddr);
+  } catch (error) {
+    // Anybody may have sent it, from where nobody can be answered.
+    console.error(Error.isError(error) ? error.message : error);
+  }
 }

@@ -191,6 +191,17 @@ const runs: Record<string, (example: Example) => Promise<void>> = {
       `arm-1 at ${LOOPBACK},${port}\nFound 1\n`,
     );
     assertEquals(await robot.read(), `Answered ${LOOPBACK},${own}`);
+    // One that it has no permission to answer.
+    using free = freePort();
+    using stranger = createUdpSocket(free.port, { hostname: LOOPBACK });
+    stranger.enableBroadcast();
+    await stranger.send("WHO IS THERE?", [LOOPBACK_BROADCAST, port]);
+    const why = await robot.readError();
+    assert(
+      why.startsWith(`Cannot send to ${LOOPBACK}:${free.port}`) &&
+        why.includes("Requires net access"),
+      why,
+    );
     using noise = createUdpSocket(own, { hostname: LOOPBACK });
     noise.enableBroadcast();
     await noise.send("hello", [LOOPBACK_BROADCAST, port]);
