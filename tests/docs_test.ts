@@ -6,11 +6,12 @@ import {
   assertEquals,
   assertMatch,
   assertStringIncludes,
+  fail,
 } from "@std/assert";
-import { wirePort } from "../mod.ts";
-import { onLinux, onWindows } from "./_machine.ts";
+import { createTcpClient, createTcpServer, wirePort } from "../mod.ts";
+import { LOOPBACK, onLinux, onWindows } from "./_machine.ts";
 import { freePort } from "./_ports.ts";
-import { isInstalled, Process, ROOT } from "./_process.ts";
+import { isInstalled, Process, ROOT, WAIT } from "./_process.ts";
 import { connectFrom, Served } from "./_served.ts";
 import { modules } from "../tools/_deno.ts";
 
@@ -178,7 +179,8 @@ class NewUser implements AsyncDisposable {
     const command = this.#commands.find((line) => line.includes(mentioned));
     assert(command, mentioned);
     const [, args = ""] = command.replace(/ +#.*$/, "").split("deno run ");
-    const deno = ["run", "--check", "--no-prompt", ...args.split(" ")];
+    const given = args.split(" ").filter((arg) => arg !== "--no-prompt");
+    const deno = ["run", "--check", "--no-prompt", ...given];
     return new Process(Deno.execPath(), deno, this.#folder);
   }
 
@@ -414,3 +416,47 @@ Deno.test({
     }
   },
 });
+
+/** What robots trust, and what the commands that make it write, in this order. */
+const RECIPES = [
+  ["self-signed certificate", "cert.pem", ["-keyout key.pem -out cert.pem"]],
+  ["own authority", "ca.pem", ["-out ca.pem", "-CAcreateserial -out cert.pem"]],
+] as const;
+for (const [name, trusted, made] of RECIPES) {
+  Deno.test({
+    name: `docs/patterns.md: its ${name} can be served with and trusted`,
+    ignore: onWindows || !isInstalled("openssl", "version"),
+    async fn() {
+      const blocks = split(read("docs/patterns.md")).blocks
+        .filter(({ language, code }) =>
+          language === "sh" && code.startsWith("openssl ")
+        )
+        .map(({ code }) => code);
+      const commands = made.map((what) =>
+        blocks.find((code) => code.includes(what)) ?? fail(what)
+      );
+      const folder = Deno.makeTempDirSync({ prefix: "daystar-tls-" });
+      const file = (path: string) => Deno.readTextFileSync(`${folder}/${path}`);
+      try {
+        const script = ["set -e", ...commands].join("\n")
+          .replaceAll("192.168.1.50", LOOPBACK);
+        await using shell = new Process("sh", ["-c", script], folder);
+        const { code, stderr } = await shell.ended();
+        assertEquals(code, 0, stderr);
+        using port = freePort();
+        const tls = { cert: file("cert.pem"), key: file("key.pem") };
+        await using _linePC = createTcpServer(port.port, (message) => message, {
+          hostname: LOOPBACK,
+          tls,
+        });
+        await using robot = await createTcpClient(LOOPBACK, port.port, {
+          tls: { caCerts: [file(trusted)] },
+        });
+        await robot.send("PICK 7");
+        assertEquals(await robot.receive(WAIT), "PICK 7");
+      } finally {
+        Deno.removeSync(folder, { recursive: true });
+      }
+    },
+  });
+}
