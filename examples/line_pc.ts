@@ -9,7 +9,9 @@
 //   line PC → robot    START, HOME        to all of them
 //                      PICK 3             to the one that is ready
 //
-// The part of a robot that disconnects goes to another one. Arguments: address,
+// The part of a robot that disconnects goes to another one. A robot sends an empty
+// message now and then, which is answered: one that is silent for five seconds is
+// gone too. line_robot.ts is such a robot. Arguments: address,
 // port, robots, parts. Without them it listens on every interface, which takes
 // --allow-net=0.0.0.0:4465.
 
@@ -26,7 +28,8 @@ let done = 0;
 let started = false;
 const finished = Promise.withResolvers<void>();
 
-function handleMessage(message: string, robot: Address): void {
+function handleMessage(message: string, robot: Address): string | void {
+  if (message === "") return ""; // alive
   const [word, part] = message.split(" ");
   if (word === "DONE" && part && part === working.get(String(robot))) {
     working.delete(String(robot));
@@ -81,6 +84,7 @@ function goodbye(robot: Address, error?: Error): void {
 
 await using server = createTcpServer(Number(port), handleMessage, {
   hostname,
+  idleTimeout: 5_000,
   onConnect: welcome,
   onDisconnect: goodbye,
   onError: (error, robot) => console.error(`${robot}: ${error.message}`),

@@ -9,6 +9,7 @@ import {
   createTcpServer,
   createUdpSocket,
   type TCPClient,
+  type TCPServer,
 } from "../mod.ts";
 import { Example } from "./_example.ts";
 import {
@@ -176,6 +177,39 @@ const runs: Record<string, (example: Example) => Promise<void>> = {
       5,
     );
     assert(lines.includes("Sent 1 robots home"), stdout);
+  },
+
+  async "line_robot.ts"(example) {
+    const messages = Promise.withResolvers<string[]>();
+    const seen: string[] = [];
+    await using server = createTcpServer(
+      example.port(70001),
+      async (message, robot) => {
+        if (message === "") return "";
+        if (seen.push(message) === 5) messages.resolve(seen);
+        if (message === "DONE 1") await server.sendToAll("START");
+        if (message !== "READY") return;
+        if (seen.length === 5) return "HOME";
+        // In the middle of the first motion, an order too many.
+        await server.send(`PICK ${seen.length === 1 ? 1 : 2}`, robot);
+        if (seen.length === 1) return "PICK 9";
+      },
+      { hostname: LOOPBACK },
+    );
+    await using process = example.start();
+    assertEquals(await deadline(messages.promise, PATIENCE), [
+      "READY",
+      "DONE 1",
+      "READY",
+      "DONE 2",
+      "READY",
+    ]);
+    const { code, stdout, stderr } = await process.ended();
+    assertEquals({ code, stdout, stderr }, {
+      code: 0,
+      stdout: "Picks part 1\nPicks part 2\nHome\n",
+      stderr: "Ignored PICK 9: a motion is under way\n",
+    });
   },
 
   async "udp_discovery.ts"(example) {
@@ -361,3 +395,30 @@ Deno.test("examples/plc_handshake.ts: stops at an answer that does not fit, and 
     "FAULT The PLC gave no place for part 7",
   );
 });
+
+const STOPS: [name: string, why: string, stop: (line: TCPServer) => unknown][] =
+  [
+    // An order behind it is not obeyed either.
+    ["an ESTOP", "ESTOP", async (line) => {
+      await line.sendToAll("ESTOP");
+      await line.sendToAll("PICK 2");
+    }],
+    ["a line PC that goes", "the line PC is gone", (line) => line.stop()],
+  ];
+for (const [name, why, stop] of STOPS) {
+  Deno.test(`examples/line_robot.ts: ${name} stops the motion, and no other begins`, async () => {
+    using example = new Example("line_robot.ts");
+    const seen: string[] = [];
+    await using server = createTcpServer(example.port(70001), (message) => {
+      seen.push(message);
+      if (message === "READY") return "PICK 1";
+    }, { hostname: LOOPBACK });
+    await using process = example.start();
+    assertEquals(await process.read(), "Picks part 1");
+    await stop(server);
+    assertEquals(await process.readError(), `Stopped at part 1: ${why}`);
+    await server.stop();
+    assertEquals(await output(process), "The line PC is gone\n");
+    assertEquals(seen.filter((message) => message !== ""), ["READY"]);
+  });
+}
