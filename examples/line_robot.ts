@@ -16,7 +16,7 @@
 // Arguments: address and port. Without them the line PC is 192.168.1.50, which
 // takes --allow-net=192.168.1.50:4465.
 
-import { createTcpClient } from "@daystar/comm";
+import { ClosedError, createTcpClient } from "@daystar/comm";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [ip = "192.168.1.50", port = "70001"] = Deno.args;
@@ -28,8 +28,9 @@ const BEAT_MS = 1_000;
 const STEPS = 300;
 const CYCLE_MS = 1;
 
-/** The motion under way: there is one robot. */
+/** The motion under way, and its end: there is one robot. */
 let motion: AbortController | undefined;
+let picking: Promise<void> | undefined;
 /** For good: after a stop somebody has to look. */
 let isStopped = false;
 
@@ -47,7 +48,7 @@ async function move(_part: string, signal: AbortSignal): Promise<void> {
   }
 }
 
-/** Picks a part and says so. Nobody awaits it, so it never rejects. */
+/** Picks a part and says so. The loop does not await it, so it never rejects. */
 async function pick(part: string): Promise<void> {
   const { signal } = motion = new AbortController();
   console.log(`Picks part ${part}`);
@@ -86,10 +87,14 @@ try {
     // One that was read before a stop is not started after it.
     if (word !== "PICK" || isStopped) continue;
     if (motion) console.error(`Ignored ${order}: a motion is under way`);
-    else pick(part);
+    else picking = pick(part);
   }
+} catch (error) {
+  if (!(error instanceof ClosedError)) throw error;
+  end = `The line PC is gone: ${error.message}`;
 } finally {
   clearInterval(beat);
   stop("the client is closed");
+  await picking; // the script may end now, and must not before it stands still
 }
 console.log(end);

@@ -10,6 +10,7 @@ import {
   createUdpSocket,
   type TCPClient,
   type TCPServer,
+  wirePort,
 } from "../mod.ts";
 import { Example } from "./_example.ts";
 import {
@@ -422,3 +423,21 @@ for (const [name, why, stop] of STOPS) {
     assertEquals(seen.filter((message) => message !== ""), ["READY"]);
   });
 }
+
+Deno.test("examples/line_robot.ts: a line PC that breaks off stops the motion before the script ends", async () => {
+  using example = new Example("line_robot.ts");
+  const port = wirePort(example.port(70001));
+  using listener = Deno.listen({ hostname: LOOPBACK, port });
+  await using process = example.start();
+  const conn = await deadline(listener.accept(), PATIENCE);
+  await conn.write(new TextEncoder().encode("PICK 1\x03"));
+  assertEquals(await process.read(), "Picks part 1");
+  await conn.write(new TextEncoder().encode("PIC"));
+  conn.close(); // in the middle of a message, which is an error
+  const { code, stdout, stderr } = await process.ended();
+  assertEquals({ code, stderr }, {
+    code: 0,
+    stderr: "Stopped at part 1: the line PC is gone\n",
+  });
+  assert(stdout.startsWith("The line PC is gone: Cannot receive"), stdout);
+});
