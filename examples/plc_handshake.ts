@@ -10,11 +10,13 @@
 //   PLACED 7 →  OK                   counted
 //   FAULT …  →  OK                   the robot gave up, and says why
 //
-// An answer that does not come in time, or does not fit, stops the robot.
+// An answer that does not come in time, or does not fit, stops the robot. A number
+// that is missing or is no plain decimal does not fit: it is not taken for 0.
 // Without arguments the PLC is 192.168.1.50, which takes
 // --allow-net=192.168.1.50:4465.
 
 import { createTcpClient } from "@daystar/comm";
+import { toNumber } from "./_numbers.ts";
 
 const [ip = "192.168.1.50", port = "70001"] = Deno.args;
 
@@ -49,22 +51,38 @@ async function moveTo(where: string): Promise<void> {
   console.log(`           at ${where}`);
 }
 
-async function pickAndPlace(part: string, x: number, y: number) {
-  if (!Number.isFinite(x) || !Number.isFinite(y)) {
-    throw new Error(`The PLC gave no place for part ${part}`);
+/** The part of a PICK, and where it is. */
+function readPick(
+  fields: string[],
+): { part: string; x: number; y: number } {
+  const [part, x, y, ...more] = fields;
+  if (!part || more.length > 0) {
+    throw new Error(`The PLC answered REQUEST with PICK ${fields.join(" ")}`);
   }
+  try {
+    return { part, x: toNumber(x), y: toNumber(y) };
+  } catch (cause) {
+    const reason = (cause as Error).message;
+    const error = `The PLC gave no place for part ${part}: ${reason}`;
+    throw new Error(error, { cause });
+  }
+}
+
+async function pickAndPlace(fields: string[]): Promise<void> {
+  const { part, x, y } = readPick(fields);
   await moveTo(`part ${part}, x ${x}, y ${y}`);
-  const [tray = ""] = await tell(`PICKED ${part}`, "PLACE");
+  const [tray] = await tell(`PICKED ${part}`, "PLACE");
+  if (!tray) throw new Error(`The PLC gave no tray for part ${part}`);
   await moveTo(`tray ${tray}`);
   await tell(`PLACED ${part}`, "OK");
 }
 
 async function shift(): Promise<number> {
   for (let placed = 0;;) {
-    const [word, part = "", x, y] = await ask("REQUEST");
+    const [word, ...fields] = await ask("REQUEST");
     if (word === "STOP") return placed;
     if (word === "PICK") {
-      await pickAndPlace(part, Number(x), Number(y));
+      await pickAndPlace(fields);
       placed++;
     } else if (word === "WAIT") {
       await new Promise((resolve) => setTimeout(resolve, PAUSE));

@@ -1,7 +1,13 @@
 // Why: an example is the first thing people run, so each one runs here as its
 // first comment says, with those permissions and no others.
 
-import { assert, assertEquals, assertRejects, fail } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertThrows,
+  fail,
+} from "@std/assert";
 import { deadline } from "@std/async";
 import {
   ClosedError,
@@ -12,6 +18,7 @@ import {
   type TCPServer,
   wirePort,
 } from "../mod.ts";
+import { toNumber } from "../examples/_numbers.ts";
 import { Example } from "./_example.ts";
 import {
   LOOPBACK,
@@ -349,7 +356,7 @@ const notOnWindows = [
 ];
 
 const files = [...Deno.readDirSync(new URL("examples/", ROOT))]
-  .map(({ name }) => name);
+  .map(({ name }) => name).filter((name) => !name.startsWith("_"));
 
 for (const name of new Set([...files, ...Object.keys(runs)].sort())) {
   Deno.test({
@@ -377,24 +384,72 @@ Deno.test("examples/demo.ts: exits with 1 and a reason when it fails", async () 
   );
 });
 
-Deno.test("examples/plc_handshake.ts: stops at an answer that does not fit, and says so", async () => {
-  using example = new Example("plc_handshake.ts");
-  const fault = Promise.withResolvers<string>();
-  await using _plc = createTcpServer(example.port(70001), (message) => {
-    if (message === "REQUEST") return "PICK 7 somewhere";
-    fault.resolve(message);
-    return "OK";
-  }, { hostname: LOOPBACK });
-  await using process = example.start();
-  const { code, stderr } = await process.ended();
-  assertEquals({ code, stderr }, {
-    code: 1,
-    stderr: "Stopped: The PLC gave no place for part 7\n",
+for (
+  const [answer, reason] of [
+    [
+      "PICK 7 somewhere",
+      'The PLC gave no place for part 7: Cannot use "somewhere" as a number: it takes a decimal such as -80.5',
+    ],
+    [
+      "PICK 7  -80",
+      'The PLC gave no place for part 7: Cannot use "" as a number: it takes a decimal such as -80.5',
+    ],
+    [
+      "PICK 7 0x10 1e2",
+      'The PLC gave no place for part 7: Cannot use "0x10" as a number: it takes a decimal such as -80.5',
+    ],
+    [
+      "PICK 7 120.5",
+      "The PLC gave no place for part 7: Cannot use nothing as a number: it takes a decimal such as -80.5",
+    ],
+    ["PICK 7 1 2 3", "The PLC answered REQUEST with PICK 7 1 2 3"],
+    ["PICK  1 2", "The PLC answered REQUEST with PICK  1 2"],
+    ["HURRY", "The PLC answered REQUEST with HURRY"],
+  ] as const
+) {
+  Deno.test(`examples/plc_handshake.ts: stops at ${answer}, and says so`, async () => {
+    using example = new Example("plc_handshake.ts");
+    const fault = Promise.withResolvers<string>();
+    await using _plc = createTcpServer(example.port(70001), (message) => {
+      if (message === "REQUEST") return answer;
+      fault.resolve(message);
+      return "OK";
+    }, { hostname: LOOPBACK });
+    await using process = example.start();
+    const { code, stdout, stderr } = await process.ended();
+    assertEquals({ code, stdout, stderr }, {
+      code: 1,
+      stdout: `REQUEST    → ${answer}\n`,
+      stderr: `Stopped: ${reason}\n`,
+    });
+    assertEquals(await deadline(fault.promise, PATIENCE), `FAULT ${reason}`);
   });
-  assertEquals(
-    await deadline(fault.promise, PATIENCE),
-    "FAULT The PLC gave no place for part 7",
-  );
+}
+
+Deno.test("examples/_numbers.ts: toNumber() takes plain decimal numbers", () => {
+  const good: [string, number][] = [
+    ["0", 0],
+    ["-80", -80],
+    ["+120.5", 120.5],
+    ["007", 7],
+    ["0.25", 0.25],
+    ["1".repeat(300), Number("1".repeat(300))],
+  ];
+  for (const [text, number] of good) assertEquals(toNumber(text), number);
+});
+
+Deno.test("examples/_numbers.ts: toNumber() throws on anything else", () => {
+  const bad = ["", " ", "\t", " 1", "1 ", "1\n", "0x10", "0b1", "1e2", "1_000"]
+    .concat("1,5", ".5", "5.", "--1", "+", "-", "NaN", "Infinity", "1.2.3")
+    .concat("١", "１", "1".repeat(400), "1px", "null", "\ufeff1");
+  for (const text of [...bad, undefined]) {
+    const { message } = assertThrows(() => toNumber(text), RangeError);
+    const shown = text === undefined ? "nothing" : JSON.stringify(text);
+    assertEquals(
+      message,
+      `Cannot use ${shown} as a number: it takes a decimal such as -80.5`,
+    );
+  }
 });
 
 const STOPS: [name: string, why: string, stop: (line: TCPServer) => unknown][] =
