@@ -133,7 +133,11 @@ const BAD_PORTS: [port: unknown, shown: string, hint?: string][] = [
   [-70001, "-70001"],
   [0, "0"],
   [4465, "4465", "; 4465 is the wire port of 70001"],
-  ["70001", '"70001"'],
+  [
+    "70001",
+    '"70001"',
+    "; write 70001 without quotes, or Number(port)",
+  ],
   [70001n, "70001"],
   [undefined, "undefined"],
   [null, "null"],
