@@ -346,6 +346,17 @@ function stackOf(error: Error): string {
   return textOf(() => error.stack ?? error);
 }
 
+/** Reports what a callback of a client has thrown; never throws itself. */
+export function report(thrown: unknown): void {
+  try {
+    thrown instanceof Error;
+  } catch {
+    // Deno would ask the same of it, also as a cause, and report nothing any more.
+    thrown = new CommunicationError(toError(thrown).message);
+  }
+  reportError(thrown);
+}
+
 /** What was thrown, as an error. */
 export function toError(thrown: unknown): Error {
   return isError(thrown) ? thrown : new CommunicationError(

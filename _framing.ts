@@ -62,10 +62,6 @@ export const DEFAULT_MAX_MESSAGE_BYTES = 1_048_576;
 
 /** Without `fatal` decoding is five times faster; U+FFFD tells where to look closer. */
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-const strictDecoder = new TextDecoder("utf-8", {
-  ignoreBOM: true,
-  fatal: true,
-});
 const encoder = new TextEncoder();
 type Bytes = Uint8Array<ArrayBuffer>;
 const NOTHING: Bytes = new Uint8Array(0);
@@ -365,14 +361,20 @@ function characterEnd(bytes: Uint8Array, start: number, end: number): number {
 
 /** What a message is when its text has U+FFFD: that, or not UTF-8. */
 function strictly(bytes: Uint8Array): string | InvalidMessageError {
-  try {
-    return strictDecoder.decode(bytes);
-  } catch {
-    return new InvalidMessageError(
-      `Cannot decode a message of ${bytes.length} bytes: it is not UTF-8`,
-      bytes.slice(),
-    );
-  }
+  const text = decoder.decode(bytes);
+  // Only U+FFFD that was sent makes the same bytes again. A strict decoder would throw,
+  // which takes ten times as long.
+  if (isSame(encoder.encode(text), bytes)) return text;
+  return new InvalidMessageError(
+    `Cannot decode a message of ${bytes.length} bytes: it is not UTF-8`,
+    bytes.slice(),
+  );
+}
+
+function isSame(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 /** The message that a datagram is. */

@@ -17,7 +17,13 @@ import {
   type Received,
   tune,
 } from "./_connection.ts";
-import { ClosedError, CommunicationError, explain, reason } from "./_errors.ts";
+import {
+  ClosedError,
+  CommunicationError,
+  explain,
+  reason,
+  report,
+} from "./_errors.ts";
 import { checkMessage } from "./_framing.ts";
 import {
   fraction,
@@ -200,7 +206,7 @@ export async function keepDialing(
       } catch (error) {
         if (isHopeless(error) || !backoff.failed()) throw error;
         signal?.throwIfAborted();
-        notify(target.onRetry, reportError, error as Error);
+        notify(target.onRetry, report, error as Error);
       }
       await backoff.wait();
       signal?.throwIfAborted();
@@ -372,7 +378,7 @@ export class ReconnectingLink implements Link {
 
   #reportRetry(lost: Connection, cause: Error): void {
     const error = explain(`Cannot stay connected to ${lost.peer}`, cause);
-    notify(this.#options.onRetry, reportError, error);
+    notify(this.#options.onRetry, report, error);
   }
 
   /** What the kernel still has is the script's; a connection that was cut has no more. */
@@ -408,7 +414,7 @@ export class ReconnectingLink implements Link {
     this.#up = true;
     this.start();
     // Who says again who it is says it first.
-    this.#outbox.ahead(() => notify(this.#options.onReconnect, reportError));
+    this.#outbox.ahead(() => notify(this.#options.onReconnect, report));
   }
 
   readonly #abort = (): void => {

@@ -28,6 +28,7 @@ import {
   type Link,
   type LinkEvents,
 } from "./_connection.ts";
+import { report } from "./_errors.ts";
 import { maxMessageBytes } from "./_framing.ts";
 import { Inbox, type ReceiveOptions } from "./_inbox.ts";
 import {
@@ -330,7 +331,7 @@ export class TCPClient
     });
     this.#link = linkTo(conn, settings, this.#stats, {
       arrived: () => this.#inbox.deliver(),
-      gone: (error) => notify(this.#onDisconnect, reportError, error),
+      gone: (error) => notify(this.#onDisconnect, report, error),
       over: () => this.#end(),
     });
     this.#hold.apply();

@@ -589,6 +589,38 @@ test("TCPClientOptions.onReconnect sends after an await what goes behind what wa
   await client.disconnect();
 });
 
+test("TCPClientOptions.onReconnect that throws what no instanceof can be asked of ends nothing", async () => {
+  await using line = new Line();
+  const reported = new Queue<string>();
+  const report = (event: ErrorEvent) => {
+    event.preventDefault();
+    // Deno tells of the value itself before it fails to show it.
+    const { message } = event.error;
+    if (message !== "hostile") reported.put(message);
+  };
+  addEventListener("error", report);
+  using stack = new DisposableStack();
+  stack.defer(() => removeEventListener("error", report));
+  const { client } = await line.strand({
+    onReconnect: () => {
+      throw new Proxy(new Error("hostile"), {
+        getPrototypeOf() {
+          throw new Error("trap");
+        },
+      });
+    },
+  });
+  line.open();
+  using again = await soon(line.accept(), "the next connection");
+  assertEquals(
+    await reported.next(),
+    "Caught an object, which is not an Error",
+  );
+  await client.send("on");
+  assertEquals(await again.read(), "on");
+  await client.disconnect();
+});
+
 test("TCPClientOptions.onReconnect that throws after it has sent holds nothing up", async () => {
   await using line = new Line();
   const thrown = new Reason("thrown");
