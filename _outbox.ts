@@ -130,6 +130,7 @@ export class Outbox {
   /** … and whether that is under way, and some of a former one are left. */
   #isAhead = false;
   #repeats = false;
+  #at = 0;
   /** Whether it is going to be packed. */
   #packing = false;
   /** How many bytes of a long message had left when that was looked at. */
@@ -157,9 +158,17 @@ export class Outbox {
     return this.#batches.at(-1);
   }
 
-  /** Whether {@linkcode ahead} posts again what has not left since it did last. */
-  get repeats(): boolean {
-    return this.#isAhead && this.#repeats;
+  /**
+   * Whether {@linkcode ahead} posts a message although what it posted before has not left,
+   * and takes more memory than it may with it.
+   */
+  isCrowded(message: string, limit: number): boolean {
+    if (!this.#isAhead || !this.#repeats) return false;
+    let cost = message.length + MESSAGE_OVERHEAD_BYTES;
+    for (const { size, count } of this.#batches.slice(0, this.#first)) {
+      cost += size + count * MESSAGE_OVERHEAD_BYTES;
+    }
+    return cost > limit;
   }
 
   /** Whether a message is too much beside those that wait, which may take `limit` bytes of memory. */
@@ -189,8 +198,10 @@ export class Outbox {
 
   #begin(): Batch {
     const batch = new Batch(this.#total, this.#each);
-    if (this.#isAhead) this.#batches.splice(this.#first++, 0, batch);
-    else this.#batches.push(batch);
+    if (this.#isAhead) {
+      this.#batches.splice(this.#at++, 0, batch);
+      this.#first++;
+    } else this.#batches.push(batch);
     return this.#open = batch;
   }
 
@@ -235,6 +246,7 @@ export class Outbox {
     const batch = this.#batches[0];
     if (!batch?.wrote(bytes)) return 0;
     const { count } = batch;
+    this.#writing = false;
     this.#shift();
     batch.settle();
     return count;
@@ -283,12 +295,13 @@ export class Outbox {
     if (this.#first > 0) this.#first--;
   }
 
-  /** What is posted in `body` goes before everything else, but for what it posted before. */
+  /** What is posted in `body` goes before everything else. */
   ahead(body: () => void): void {
     const open = this.#open;
     this.#open = undefined;
     this.#isAhead = true;
     this.#repeats = this.#first > 0;
+    this.#at = 0;
     try {
       body();
     } finally {

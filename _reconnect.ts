@@ -324,8 +324,7 @@ export class ReconnectingLink implements Link {
   send(message: string): Promise<void> {
     checkMessage(message, this.#options.maxMessageBytes);
     if (this.#end) throw this.#closedError("send to");
-    // What onReconnect sends may never leave, where connections break at once.
-    if (!this.#up || this.#outbox.repeats) this.#checkRoom(message);
+    this.#checkRoom(message);
     if (this.#up) this.#connection.writer.pump();
     else this.#backoff.hold(true);
     return this.#outbox.post(message).wait();
@@ -333,7 +332,13 @@ export class ReconnectingLink implements Link {
 
   #checkRoom(message: string): void {
     const { maxSendBufferBytes } = this.#options;
-    if (!this.#outbox.isFull(message, maxSendBufferBytes)) return;
+    // What onReconnect sends may never leave, where connections break at once.
+    if (this.#outbox.isCrowded(message, maxSendBufferBytes)) {
+      throw new CommunicationError(
+        `Cannot hold more than ${maxSendBufferBytes} bytes of what onReconnect sends: what it sent before has not left`,
+      );
+    }
+    if (this.#up || !this.#outbox.isFull(message, maxSendBufferBytes)) return;
     throw new CommunicationError(
       `Cannot hold more than ${maxSendBufferBytes} bytes until there is a connection again`,
     );

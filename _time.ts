@@ -89,8 +89,8 @@ const LATE_MS = 20;
  * Gives up a peer that was silent for too long: at the second look after its time ran out,
  * if nothing came since the first. What arrived while the script held the event loop up is
  * read only after its timers, and what was lost while the machine stood still is sent
- * again: so as much as a look comes late, the next one is put off, by as long as the limit
- * at the most.
+ * again: so as much as a look comes late, the next one is put off. A script that computes
+ * in blocks all the time puts it off by several limits, but not for ever.
  */
 export class IdleWatch {
   readonly #messageMs: number;

@@ -566,7 +566,7 @@ test("TCPClientOptions.onReconnect that sends what never leaves has it refused o
   assert(
     errors.some((error) =>
       error instanceof CommunicationError &&
-      error.message.startsWith("Cannot hold more than 1048576 bytes")
+      error.message.startsWith("Cannot hold more than 1048576 bytes of what")
     ),
   );
 });

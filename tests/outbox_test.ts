@@ -41,7 +41,7 @@ function writeAll(outbox: Outbox): string {
   return text;
 }
 
-test("Outbox.ahead() posts before what waits, and behind what it posted before", (outbox) => {
+test("Outbox.ahead() posts before all that waits, also before what it posted before", (outbox) => {
   post(outbox, "WAITS");
   for (const name of ["FIRST", "SECOND", "THIRD"]) {
     outbox.ahead(() => {
@@ -52,23 +52,23 @@ test("Outbox.ahead() posts before what waits, and behind what it posted before",
   }
   assertEquals(
     writeAll(outbox),
-    "FIRST\x03FIRST TOO\x03SECOND\x03SECOND TOO\x03THIRD\x03THIRD TOO\x03WAITS\x03",
+    "THIRD\x03THIRD TOO\x03SECOND\x03SECOND TOO\x03FIRST\x03FIRST TOO\x03WAITS\x03",
   );
 });
 
-test("Outbox.repeats tells inside ahead() that what it posted before is still there", (outbox) => {
-  post(outbox, "WAITS");
+test("Outbox.isCrowded() counts what ahead() posted before, and nothing else", (outbox) => {
+  post(outbox, "x".repeat(5000));
   const seen: boolean[] = [];
   const hello = () => {
-    seen.push(outbox.repeats);
+    seen.push(outbox.isCrowded("HELLO", 1000));
     post(outbox, "HELLO");
   };
-  outbox.ahead(hello);
-  outbox.broke(why);
-  outbox.ahead(hello);
+  // One that has not left costs 454 bytes, and so does the next.
+  for (let n = 0; n < 4; n++) outbox.ahead(hello);
   writeAll(outbox);
   outbox.ahead(hello);
-  assertEquals([seen, outbox.repeats], [[false, true, false], false]);
+  assertEquals(seen, [false, false, true, true, false]);
+  assertEquals(outbox.isCrowded("HELLO", 1), false);
 });
 
 test("Outbox.last is what leaves last, also inside ahead()", (outbox) => {
@@ -95,6 +95,16 @@ test("Outbox.broke() counts against a message only breaks while it was on its wa
   assertEquals([await sent, outbox.count], [broken, 1]);
   assertEquals(writeAll(outbox), "BEHIND\x03");
   assertEquals(await behind, undefined);
+});
+
+test("Outbox.broke() counts nothing against what comes behind a message that has just left", async (outbox) => {
+  for (let n = 0; n < 4; n++) {
+    outbox.ahead(() => void post(outbox, "HELLO"));
+    if (n === 0) post(outbox, "BEHIND");
+    outbox.wrote(outbox.next()?.length ?? 0);
+    outbox.broke(why);
+  }
+  assertEquals(writeAll(outbox), "BEHIND\x03");
 });
 
 test("Outbox.broke() counts nothing against what is behind a message that may have left", async (outbox) => {
