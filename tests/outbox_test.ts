@@ -97,7 +97,7 @@ test("Outbox.broke() counts against a message only breaks while it was on its wa
   assertEquals(await behind, undefined);
 });
 
-test("Outbox.broke() counts nothing against what comes behind a message that has just left", async (outbox) => {
+test("Outbox.broke() counts nothing against what comes behind a message that has just left", (outbox) => {
   for (let n = 0; n < 4; n++) {
     outbox.ahead(() => void post(outbox, "HELLO"));
     if (n === 0) post(outbox, "BEHIND");
