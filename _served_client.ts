@@ -341,7 +341,12 @@ export class ServedClient implements LinkEvents {
 
 /** Settles when a promise has, whatever it has settled with. */
 async function settled(promise: Promise<unknown>): Promise<void> {
-  await promise.catch(() => {});
+  try {
+    // Not by its own catch(), which may be the script's.
+    await promise;
+  } catch {
+    // Whoever works with it has reported that.
+  }
 }
 
 /** Throws unless a callback has returned what it may. */

@@ -30,6 +30,9 @@ export async function within(
   clearTimeout(timer);
 }
 
+/** How long what came while the script computed may take until it is seen, in ms. */
+const MOMENT_MS = 10;
+
 /** Ends an attempt when its time is over, or before. */
 export class Deadline {
   readonly #controller = new AbortController();
@@ -45,7 +48,8 @@ export class Deadline {
     const end = () =>
       this.end(new Deno.errors.TimedOut(`${what} within ${ms} ms`));
     // What came while the script held the event loop up is seen only after its timers.
-    this.#set(() => this.#set(() => this.#set(end, 0), 0), ms);
+    const moment = (then: () => void) => () => this.#set(then, MOMENT_MS);
+    this.#set(moment(moment(end)), ms);
   }
 
   #set(then: () => void, ms: number): void {
